@@ -1,0 +1,164 @@
+"""What a run may be told: one frozen model per stage, read from YAML, every name and range checked.
+
+Field names carry their unit where they have one. The resolved configuration is saved beside every output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Split = Literal["balanced", "interleaved", "adjacent", "random"]
+Frame = Literal["camera", "stable"]
+Window = Literal["auto"] | Positive
+
+
+class Settings(BaseModel):
+    """Frozen; an unknown key is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class IngestConfig(Settings):
+    """How a camera's file becomes ``movie.zarr``."""
+
+    dark: Path | None = None
+    """Mean dark frame, in the movie's own counts. Give it for an integrating camera."""
+    gain: Path | None = None
+    """Gain reference that multiplies each dark-corrected frame."""
+    gain_flip: Literal["none", "y", "x"] = "none"
+    """Mirror the gain reference, when the camera saved it the other way up."""
+    gain_rotate: Literal[0, 90, 180, 270] = 0
+    """Turn the gain reference by so many degrees, anticlockwise, before mirroring it."""
+    defects: Path | None = None
+    """Mask image (non-zero is bad) or text list of bad pixels; those found by statistics are added."""
+    frames: tuple[int, int] | None = None
+    """First frame and the one after the last, to keep a part of the movie."""
+    crop: tuple[int, int, int, int] | None = None
+    """``y0, y1, x0, x1`` in pixels of the camera, to keep a part of the field of view."""
+    bin: Positive = 1
+    """Sum so many by so many pixels into one."""
+    group: Positive = 1
+    """Sum so many frames into one (EER has hundreds of very thin ones)."""
+    dose_per_frame: float | None = Field(default=None, gt=0)
+    """EER only: group so that a frame holds about so many electrons per pixel."""
+    superres: Literal[1, 2, 4] = 1
+    """EER only: sub-pixels per pixel along y and x."""
+    unsigned: bool = False
+    """MRC mode 0 bytes are 0..255, against the standard (IMOD's old files)."""
+    allow_truncated: bool = False
+    """Keep the whole frames of a file that was cut."""
+    dataset: str | None = None
+    """Which dataset of an EMD/HDF5 file, when it holds several."""
+    pixel_size_angstrom: float | None = Field(default=None, gt=0)
+    """Å per pixel, when the file does not tell or tells it wrong."""
+    clip_outliers: bool = False
+    """Clip the brightest and darkest 0.1 % of pixels, as the student project did. Off: it biases counts."""
+
+
+class AlignConfig(Settings):
+    """How whole-frame drift is estimated."""
+
+    max_frequency_per_px: float = Field(default=0.125, gt=0, le=0.5)
+    """Highest spatial frequency used, in cycles per pixel; lower it for very faint movies."""
+    iterations: Positive = 12
+    """Rounds of template and path; the path has settled long before in most movies."""
+
+
+class SweepConfig(Settings):
+    """How averaging windows are compared."""
+
+    windows: tuple[Positive, ...] | None = None
+    """Windows to score, in frames; by default 2, 4, 8, … up to the movie."""
+    sample_frames: Positive = 24
+    """Frames that are held out and predicted; more narrows the interval."""
+
+
+class NetworkConfig(Settings):
+    """Shape of the U-Net (Noise2Noise paper, Table 2, at ``width: 48`` and ``depth: 5``)."""
+
+    kind: Literal["unet", "unet-transpose"] = "unet"
+    """``unet-transpose`` is the student project's variant, kept for its checkpoints."""
+    width: Positive = 48
+    """Channels of the encoder; the rest of the network scales with it."""
+    depth: Positive = 5
+    """Times the image is halved; the network's stride is ``2 ** depth`` px."""
+    in_channels: Positive = 1
+    """Images it sees at once."""
+
+
+class TrainConfig(Settings):
+    """How the network is trained; a budget in steps, not epochs."""
+
+    steps: Positive = 600
+    """Optimiser updates. More helps movies of rich detail; the schedule follows."""
+    time_minutes: float | None = Field(default=None, gt=0)
+    """Stop after so long instead, with the schedule following the clock (not repeatable to the bit)."""
+    batch: Positive = 8
+    """Patches per step over all ranks."""
+    patch_px: Positive = 128
+    """Side of a training patch."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    loss: Literal["l2", "l1", "huber", "l0"] = "l2"
+    """L2 learns the mean and is right for counts; l1 and l0 are not at low dose."""
+    ema_decay: float = Field(default=0.98, ge=0, lt=1)
+    """Weights are averaged over steps with this memory; 0 turns it off."""
+    window: Window = "auto"
+    """Frames per sample: as the sweep found, or a number."""
+    split: Split = "random"
+    """How a window is halved: a fresh random half per sample, or a fixed rule."""
+    validate_every: Positive = 100
+    """Steps between validations on held-out patches."""
+    save_every: Positive = 200
+    """Steps between resume states, two of which are kept."""
+
+
+class TileConfig(Settings):
+    """How inference cuts a frame; memory grows with (core_px + 2 halo_px)²."""
+
+    core_px: Positive = 512
+    """Side of the part of a tile that is kept, rounded to the network's stride."""
+    halo_px: int | Literal["auto", "exact"] = "auto"
+    """Context on each side: as measured on the network, or what makes tiles exact."""
+    overlap_px: Annotated[int, Field(ge=0)] = 0
+    """Extent two cores share and blend over."""
+
+
+class DenoiseConfig(Settings):
+    """How a store is denoised."""
+
+    tile: TileConfig = TileConfig()
+    frame_of_reference: Frame = "camera"
+    """``camera``: output frame t shows what input frame t shows. ``stable``: drift taken out."""
+    halves: bool = False
+    """Keep both denoised halves beside their mean."""
+    dtype: Literal["float32", "float16", "source"] = "float32"
+    """Type of the output's pixels."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory that may be used, in GB; by default half of what is free."""
+
+
+class RunConfig(Settings):
+    """Everything that ``n2n-pipeline run`` may be told."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Start of every random choice."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Positive | None = None
+    """CPU threads; by default as many as there are cores to use."""
+    ingest: IngestConfig = IngestConfig()
+    align: AlignConfig = AlignConfig()
+    sweep: SweepConfig = SweepConfig()
+    network: NetworkConfig | None = None
+    """By default the paper's network on a GPU and a narrower one on a CPU."""
+    train: TrainConfig = TrainConfig()
+    denoise: DenoiseConfig = DenoiseConfig()
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _auto_threads(cls, value: object) -> object:
+        return None if value == "auto" else value
