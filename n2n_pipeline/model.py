@@ -1,0 +1,162 @@
+"""The U-Nets, and how far they see.
+
+Tensors are ``n c y x``. Nothing here knows where pixels come from: no storage, no movie, no normalisation.
+The layers are those of Table 2 of Lehtinen et al., "Noise2Noise", ICML 2018 (arXiv:1803.04189), with the
+widths scaled by ``width / 48``: all convolutions 3 x 3, leaky ReLU 0.1, the last one linear, no norm layers
+(a norm over a tile would make tiles disagree).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from n2n_pipeline.config import NetworkConfig
+
+LEAK = 0.1
+
+
+class Reach(NamedTuple):
+    """First and last input pixel, along one axis, that a range of output pixels depends on."""
+
+    first: int
+    last: int
+
+    def union(self, other: Reach) -> Reach:
+        """Return the smallest range that holds both."""
+        return Reach(min(self.first, other.first), max(self.last, other.last))
+
+
+class UNet(nn.Module):
+    """The Noise2Noise U-Net; at width 48, depth 5 and one channel it has 988 609 parameters.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Kind, width, depth and input channels. The sides of an input must be multiples of `stride`.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, depth = config.width, config.depth
+        self.enter = _conv(config.in_channels, width)
+        self.encoders = nn.ModuleList(_conv(width, width) for _ in range(depth))
+        self.bottom = _conv(width, width)
+        self.decoders = nn.ModuleList()
+        below = width
+        for level in range(depth, 0, -1):
+            skip = config.in_channels if level == 1 else width
+            middle, out = (2 * width, 2 * width) if level > 1 else (4 * width // 3, 2 * width // 3)
+            self.decoders.append(_Decoder(below, skip, (middle, out), config.kind == "unet-transpose"))
+            below = out
+        self.leave = nn.Conv2d(below, 1, 3, padding=1)
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Denoise ``(n, c, y, x)`` into ``(n, 1, y, x)``."""
+        skips = [image]
+        features = self.enter(image)
+        for encoder in self.encoders:
+            features = nn.functional.max_pool2d(encoder(features), 2)
+            skips.append(features)
+        features = self.bottom(skips.pop())
+        for decoder in self.decoders:
+            features = decoder(features, skips.pop())
+        return self.leave(features)  # type: ignore[no-any-return]
+
+
+class _Decoder(nn.Module):
+    def __init__(self, below: int, skip: int, widths: tuple[int, int], transpose: bool) -> None:
+        super().__init__()
+        self.grow: nn.Module = (
+            nn.ConvTranspose2d(below, below, 3, stride=2, padding=1, output_padding=1)
+            if transpose
+            else nn.Upsample(scale_factor=2, mode="nearest")
+        )
+        self.first = _conv(below + skip, widths[0])
+        self.second = _conv(*widths)
+
+    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        return self.second(self.first(torch.cat((self.grow(features), skip), dim=1)))  # type: ignore[no-any-return]
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.LeakyReLU(LEAK, inplace=True))
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(layer.weight, a=LEAK)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def stride(config: NetworkConfig) -> int:
+    """Return what the sides of an input, and the origins of tiles, must be multiples of, in px."""
+    return 2**config.depth
+
+
+def reach(config: NetworkConfig, first: int, last: int) -> Reach:
+    """Walk the layers backwards from output pixels ``first`` to ``last`` along one axis.
+
+    Returns
+    -------
+    Reach
+        The input pixels (which may lie outside the image) that these outputs depend on.
+
+    Examples
+    --------
+    >>> reach(NetworkConfig(), 0, 31)
+    Reach(first=-128, last=159)
+    """
+    return _reach_decoder(config, 1, Reach(first - 1, last + 1))
+
+
+def receptive_field(config: NetworkConfig) -> int:
+    """Return the largest number of input pixels, along one axis, that one output pixel depends on.
+
+    Examples
+    --------
+    >>> receptive_field(NetworkConfig())
+    288
+    """
+    spans = (reach(config, phase, phase) for phase in range(stride(config)))
+    return max(last - first + 1 for first, last in spans)
+
+
+def exact_halo(config: NetworkConfig) -> int:
+    """Return the context in px that makes tiles exact, for cores on multiples of `stride`.
+
+    Examples
+    --------
+    >>> exact_halo(NetworkConfig()), exact_halo(NetworkConfig(kind="unet-transpose"))
+    (128, 160)
+    """
+    step = stride(config)
+    first, last = reach(config, 0, step - 1)
+    needed = max(-first, last - step + 1)
+    return -(-needed // step) * step
+
+
+def _reach_decoder(config: NetworkConfig, level: int, outputs: Reach) -> Reach:
+    wanted = Reach(outputs.first - 2, outputs.last + 2)
+    if config.kind == "unet-transpose":
+        # Output 2i takes input i; output 2i + 1 takes i and i + 1 (kernel 3, stride 2, padding 1).
+        below = Reach(wanted.first // 2, (wanted.last + 1) // 2)
+    else:
+        below = Reach(wanted.first // 2, wanted.last // 2)
+    if level == config.depth:
+        deeper = _reach_encoder(level, Reach(below.first - 1, below.last + 1))
+    else:
+        deeper = _reach_decoder(config, level + 1, below)
+    return deeper.union(_reach_encoder(level - 1, wanted))
+
+
+def _reach_encoder(level: int, pooled: Reach) -> Reach:
+    for remaining in range(level, 0, -1):
+        convs = 2 if remaining == 1 else 1
+        pooled = Reach(2 * pooled.first - convs, 2 * pooled.last + 1 + convs)
+    return pooled
