@@ -142,6 +142,23 @@ class DenoiseConfig(Settings):
     """Memory that may be used, in GB; by default half of what is free."""
 
 
+class ExportConfig(Settings):
+    """What part of a store is exported, and how."""
+
+    frames: tuple[int, int] | None = None
+    """First frame and the one after the last."""
+    region: tuple[int, int, int, int] | None = None
+    """``y0, y1, x0, x1`` in pixels of the store."""
+    bin: Positive = 1
+    """Average so many by so many pixels into one; rows and columns left over are dropped."""
+    half: bool = False
+    """MRC mode 12 (16-bit floats) instead of mode 2."""
+    fps: float = Field(default=12, gt=0, le=240)
+    """Frames shown per second in a video."""
+    scale_bar: bool = True
+    """Draw a scale bar into pictures and videos, when the pixel size is known."""
+
+
 class RunConfig(Settings):
     """Everything that ``n2n-pipeline run`` may be told."""
 
