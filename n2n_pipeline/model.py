@@ -56,7 +56,11 @@ class UNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Denoise ``(n, c, y, x)`` into ``(n, 1, y, x)``."""
+        """Denoise ``(n, c, y, x)`` into ``(n, 1, y, x)`` float32.
+
+        The last layer runs in float32 under autocast too: bfloat16 has too few digits for an image.
+        """
+        image = as_channels_last(image)
         skips = [image]
         features = self.enter(image)
         for encoder in self.encoders:
@@ -65,7 +69,8 @@ class UNet(nn.Module):
         features = self.bottom(skips.pop())
         for decoder in self.decoders:
             features = decoder(features, skips.pop())
-        return self.leave(features)  # type: ignore[no-any-return]
+        with torch.autocast(features.device.type, enabled=False):
+            return self.leave(features.float())  # type: ignore[no-any-return]
 
 
 class _Decoder(nn.Module):
@@ -92,6 +97,16 @@ def _initialise(layer: nn.Module) -> None:
         nn.init.kaiming_normal_(layer.weight, a=LEAK)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def as_channels_last(images: Tensor) -> Tensor:
+    """Return the same pixels laid out with the channel last in memory, also when there is only one.
+
+    PyTorch takes one channel for either layout, and then falls back to the slow one where channels are joined.
+    """
+    images = images.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = images.shape
+    return images.as_strided(images.shape, (channels * height * width, 1, channels * width, channels))
 
 
 def stride(config: NetworkConfig) -> int:
