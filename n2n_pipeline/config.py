@@ -6,14 +6,15 @@ Field names carry their unit where they have one. The resolved configuration is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Split = Literal["balanced", "interleaved", "adjacent", "random"]
 Frame = Literal["camera", "stable"]
 Window = Literal["auto"] | Positive
+Augment = Literal["off", "halves", "flips", "all"]
 
 
 class Settings(BaseModel):
@@ -82,11 +83,11 @@ class NetworkConfig(Settings):
 
     kind: Literal["unet", "unet-transpose"] = "unet"
     """``unet-transpose`` is the student project's variant, kept for its checkpoints."""
-    width: Positive = 48
+    width: int = Field(default=48, ge=1, le=1024)
     """Channels of the encoder; the rest of the network scales with it."""
-    depth: Positive = 5
+    depth: int = Field(default=5, ge=1, le=10)
     """Times the image is halved; the network's stride is ``2 ** depth`` px."""
-    in_channels: Positive = 1
+    in_channels: int = Field(default=1, ge=1, le=64)
     """Images it sees at once."""
 
 
@@ -122,10 +123,18 @@ class TileConfig(Settings):
 
     core_px: Positive = 512
     """Side of the part of a tile that is kept, rounded to the network's stride."""
-    halo_px: int | Literal["auto", "exact"] = "auto"
+    halo_px: Annotated[int, Field(ge=0)] | Literal["auto", "exact"] = "auto"
     """Context on each side: as measured on the network, or what makes tiles exact."""
+    halo_error: float = Field(default=0.01, gt=0)
+    """For ``auto``: how far tiled may be from untiled anywhere, in standard deviations of the output's noise."""
     overlap_px: Annotated[int, Field(ge=0)] = 0
-    """Extent two cores share and blend over."""
+    """Extent two cores share and blend over; at most half a core."""
+
+    @model_validator(mode="after")
+    def _cores_hold_their_overlaps(self) -> Self:
+        if self.overlap_px > self.core_px // 2:
+            raise ValueError(f"overlap_px is {self.overlap_px}, more than half of core_px, {self.core_px}")
+        return self
 
 
 class DenoiseConfig(Settings):
@@ -137,7 +146,13 @@ class DenoiseConfig(Settings):
     halves: bool = False
     """Keep both denoised halves beside their mean."""
     dtype: Literal["float32", "float16", "source"] = "float32"
-    """Type of the output's pixels."""
+    """Type of the output's pixels; ``source`` rounds to the movie's counts."""
+    augment: Augment = "off"
+    """Average over flips (4 passes) or flips and turns (8); ``halves`` turns only one half, at no cost."""
+    frames: tuple[int, int] | None = None
+    """First frame and the one after the last, for a quick look."""
+    region: tuple[int, int, int, int] | None = None
+    """``y0, y1, x0, x1`` in pixels, for a quick look."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory that may be used, in GB; by default half of what is free."""
 
