@@ -70,7 +70,7 @@ class UNet(nn.Module):
         for decoder in self.decoders:
             features = decoder(features, skips.pop())
         with torch.autocast(features.device.type, enabled=False):
-            return self.leave(features.float())  # type: ignore[no-any-return]
+            return self.leave(features.to(self.leave.weight.dtype))  # type: ignore[no-any-return]
 
 
 class _Decoder(nn.Module):
@@ -111,7 +111,7 @@ def as_channels_last(images: Tensor) -> Tensor:
 
 def stride(config: NetworkConfig) -> int:
     """Return what the sides of an input, and the origins of tiles, must be multiples of, in px."""
-    return 2**config.depth
+    return 1 << config.depth
 
 
 def reach(config: NetworkConfig, first: int, last: int) -> Reach:
