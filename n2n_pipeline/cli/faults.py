@@ -1,0 +1,144 @@
+"""How a command ends: errors become one line and an exit code; the traceback goes to the log file.
+
+The log file lies beside what a command writes (``OUTDIR/log.txt``), is appended to, and is the one place that
+knows clock and host name.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from n2n_pipeline import __version__
+from n2n_pipeline.errors import ExitCode, InputError, printable
+from n2n_pipeline.progress import is_quiet, terminal
+
+LOGGER = logging.getLogger("n2n_pipeline")
+_CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+
+
+class OneLineErrors(click.Group):
+    """A group of commands, listed in the order of the pipeline, that never ends in a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order in which they were added."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; show its notices, and its end, on stderr."""
+        notices = _Notices()
+        LOGGER.addHandler(notices)
+        LOGGER.setLevel(logging.DEBUG)
+        ctx.call_on_close(lambda: LOGGER.removeHandler(notices))
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if getattr(error, "errno", None) == errno.EPIPE:
+                raise  # whoever read our output has had enough; click ends quietly
+            line, code = explain(error)
+            if code is ExitCode.BUG:
+                line += f"; please report it with {_keep_traceback(error)}"
+            else:
+                LOGGER.debug("%s", line, exc_info=error)
+            click.echo(f"n2n-pipeline: error: {line}", err=True)
+            ctx.exit(code)
+
+
+def explain(error: BaseException) -> tuple[str, ExitCode]:
+    """Say in one line what an error means to the user, and how the command shall end.
+
+    Examples
+    --------
+    >>> explain(OSError(errno.ENOSPC, "No space left on device", "out.zarr/0/c/1"))
+    ('out.zarr/0/c/1: no space left on device; run the same command again to continue', <ExitCode.IO: 74>)
+    """
+    if isinstance(error, InputError):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; run the same command again to continue", ExitCode.STOPPED
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs, or crop or bin the movie", ExitCode.IO
+    if isinstance(error, OSError) and error.errno:
+        return _explain_os(error)
+    return f"our bug: {type(error).__name__}: {printable(error)}", ExitCode.BUG
+
+
+def _explain_os(error: OSError) -> tuple[str, ExitCode]:
+    what = (error.strerror or "failed").lower()
+    if error.filename is not None:
+        what = f"{printable(error.filename)}: {what}"
+    if error.errno == errno.ENOENT:
+        return what, ExitCode.NO_INPUT
+    if error.errno in _CANNOT_CREATE:
+        return what, ExitCode.CANNOT_CREATE
+    return f"{what}; run the same command again to continue", ExitCode.IO
+
+
+class _Notices(logging.Handler):
+    """Shows what the stages tell on stderr, above the bars; with ``--quiet`` warnings only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= (logging.WARNING if is_quiet() else logging.INFO):
+            prefix = "warning: " if record.levelno >= logging.WARNING else ""
+            terminal().print(prefix + printable(record.getMessage()))
+
+
+class _LogFile(logging.Handler):
+    """Appends records to a file; waits while its folder does not exist, so that a refused run leaves nothing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.waiting: list[str] = []
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.waiting.append(self.format(record) + "\n")
+        if self.path.parent.is_dir():
+            with suppress(OSError):  # a log that cannot be written must not stop the work
+                _append(self.path, "".join(self.waiting))
+                self.waiting.clear()
+
+
+def log_beside(output: Path) -> None:
+    """Log this command to ``log.txt`` in the folder that holds, or will hold, its output."""
+    handler = _LogFile(output.absolute().parent / "log.txt")
+    context = click.get_current_context()
+    context.find_root().meta[_LogFile.__name__] = handler.path
+    context.call_on_close(lambda: LOGGER.removeHandler(handler))
+    LOGGER.addHandler(handler)
+    job = os.environ.get("SLURM_JOB_ID")
+    words = printable(" ".join(sys.argv[1:]))
+    where = f"{platform.node()} pid {os.getpid()}" + (f" job {job}" if job else "")
+    LOGGER.debug("n2n-pipeline %s on %s: %s", __version__, where, words)
+
+
+def _keep_traceback(error: BaseException) -> Path:
+    """Write a traceback to the command's log file, or to a new file where it has none, and name the file."""
+    text = "".join(traceback.format_exception(error))
+    path: Path | None = click.get_current_context().find_root().meta.get(_LogFile.__name__)
+    if path is not None:
+        with suppress(OSError):
+            _append(path, text)
+            return path
+    handle, name = tempfile.mkstemp(prefix="n2n-pipeline-", suffix=".log")
+    os.close(handle)
+    _append(Path(name), text)
+    return Path(name)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)

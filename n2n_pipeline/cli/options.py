@@ -1,0 +1,161 @@
+"""Options that commands share, and how words on the command line become one :class:`RunConfig`.
+
+An option whose name holds two underscores is a setting: ``ingest__bin`` is ``ingest.bin``. Named options win over
+``--set``, which wins over ``--config``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from n2n_pipeline import __version__
+from n2n_pipeline.progress import set_quiet
+
+Function = Callable[..., Any]
+
+PATH = click.Path(path_type=Path)
+
+
+class Ranges(click.ParamType[tuple[int, ...]]):
+    """``A:B`` ranges of whole numbers, parted by commas: ``0:100`` or ``Y0:Y1,X0:X1``."""
+
+    name = "ranges"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Turn the text into ``(a0, b0, a1, b1, ...)``."""
+        parts = [part.split(":") for part in str(value).split(",")]
+        try:
+            numbers = tuple(int(number) for part in parts for number in part)
+        except ValueError:
+            numbers = ()
+        if len(parts) != self.count or len(numbers) != 2 * self.count:
+            self.fail(f"{value!r} is not of the form {','.join(['A:B'] * self.count)}", param, ctx)
+        return numbers
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers parted by commas: ``2,4,8``."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Turn the text into numbers."""
+        try:
+            return tuple(int(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not of the form 2,4,8", param, ctx)
+
+
+def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Put several options into one decorator; ``--help`` lists them in this order."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def setting(option: str, keys: str, text: str, **kwargs: Any) -> Callable[[Function], Function]:
+    """Make an option that sets ``keys``, such as ``ingest.bin``, in the settings."""
+    return click.option(option, keys.replace(".", "__"), help=text, **kwargs)
+
+
+_common = _stack(
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Start of every random choice."),
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: all cores."),
+    click.option("--quiet", is_flag=True, help="Show errors and warnings only."),
+    click.option("--restart", is_flag=True, help="Throw away a half-done output made with other settings."),
+    click.version_option(__version__, prog_name="n2n-pipeline"),
+)
+_settings = _stack(
+    click.option("--config", "config_file", type=PATH, metavar="F", help="Settings, as a YAML file."),
+    click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="One setting; may be given again."),
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
+window = setting("--window", "train.window", "Frames averaged as one sample, or auto.", metavar="W|auto")
+steps = setting("--steps", "train.steps", "Length of the training.", metavar="N")
+device = setting(
+    "--device", "device", "Where the network runs.", type=click.Choice(["auto", "cpu", "cuda", "mps"])
+)
+_flag: dict[str, Any] = {"is_flag": True, "default": None}
+ingest_options = _stack(
+    setting("--dark", "ingest.dark", "Mean dark frame, in the movie's own counts.", type=PATH, metavar="F"),
+    setting("--gain", "ingest.gain", "Gain reference; multiplies each frame.", type=PATH, metavar="F"),
+    setting("--gain-flip", "ingest.gain_flip", "Mirror the gain.", type=click.Choice(["none", "y", "x"])),
+    setting(
+        "--gain-rotate", "ingest.gain_rotate", "Turn the gain, anticlockwise, in degrees.", metavar="90|180|270"
+    ),
+    setting("--defects", "ingest.defects", "Mask or list of bad pixels.", type=PATH, metavar="F"),
+    setting("--group", "ingest.group", "Sum so many frames into one.", metavar="N"),
+    setting("--dose-per-frame", "ingest.dose_per_frame", "EER: group to E electrons per pixel.", metavar="E"),
+    setting("--superres", "ingest.superres", "EER: sub-pixels per pixel.", metavar="1|2|4"),
+    setting("--bin", "ingest.bin", "Sum N by N pixels into one.", metavar="N"),
+    setting("--crop", "ingest.crop", "Keep a part of the field.", type=Ranges(2), metavar="Y0:Y1,X0:X1"),
+    setting("--frames", "ingest.frames", "Keep frames A to B - 1.", type=Ranges(1), metavar="A:B"),
+    setting("--pixel-size", "ingest.pixel_size_angstrom", "Å per pixel.", metavar="ANGSTROM"),
+    setting("--unsigned", "ingest.unsigned", "MRC bytes are 0..255, against the standard.", **_flag),
+    setting("--allow-truncated", "ingest.allow_truncated", "Keep the whole frames of a cut file.", **_flag),
+    setting("--dataset", "ingest.dataset", "Which dataset of an EMD/HDF5 file.", metavar="NAME"),
+)
+
+
+def everywhere(function: Function) -> Function:
+    """Add the options that every command takes; a command that only reads has no use for seed and restart."""
+
+    @_common
+    @wraps(function)
+    def command(*, seed: int | None, threads: int | None, quiet: bool, restart: bool, **given: Any) -> Any:
+        _prepare(quiet, threads)
+        return function(**given)
+
+    return command
+
+
+def configured(function: Function) -> Function:
+    """Add the options of every command and those for settings; hand on ``config`` and ``restart``."""
+
+    @_settings
+    @_common
+    @wraps(function)
+    def command(*, config_file: Path | None, assignments: tuple[str, ...], restart: bool, **given: Any) -> Any:
+        from n2n_pipeline.settings_file import load_settings
+
+        names = [name for name in given if "__" in name or name in ("seed", "threads", "device")]
+        options = {name.replace("__", "."): given.pop(name) for name in names}
+        config = load_settings(config_file, assignments, options)
+        _prepare(given.pop("quiet"), config.threads)
+        return function(config=config, restart=restart, **given)
+
+    return command
+
+
+def _prepare(quiet: bool, threads: int | None) -> None:
+    """Settle what must be settled before NumPy's and PyTorch's libraries load."""
+    set_quiet(quiet)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print a result for programs, on stdout."""
+    click.echo(json.dumps(result, indent=1))
+
+
+def print_lines(result: Mapping[str, Any], above: str = "") -> None:
+    """Print a result for people, one ``name: value`` a line, on stdout."""
+    from n2n_pipeline.errors import printable
+
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            print_lines(value, f"{above}{name}.")
+        elif value is not None:
+            click.echo(f"{above}{name}: {printable(value)}")

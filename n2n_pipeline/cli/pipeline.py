@@ -1,0 +1,51 @@
+"""The whole road in one command: run, and demo on a movie that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from n2n_pipeline.cli import options
+from n2n_pipeline.cli.faults import log_beside
+from n2n_pipeline.cli.options import PATH, configured
+
+if TYPE_CHECKING:
+    from n2n_pipeline.config import RunConfig
+
+
+@click.command()
+@click.argument("movie", type=PATH)
+@click.argument("outdir", required=False, type=PATH, metavar="[OUTDIR]")
+@options.window
+@options.steps
+@options.device
+@options.ingest_options
+@configured
+def run(movie: Path, outdir: Path | None, config: RunConfig, restart: bool) -> None:
+    """Take MOVIE from the camera's file to a denoised movie and a report, all in OUTDIR.
+
+    OUTDIR is by default the movie's name with _denoised, beside it.
+    """
+    from n2n_pipeline.run import run_pipeline
+
+    folder = outdir or movie.with_name(f"{movie.stem}_denoised")
+    log_beside(folder / "movie.zarr")
+    click.echo(f"report: {run_pipeline(movie, folder, config, restart=restart)}")
+
+
+@click.command()
+@click.argument("outdir", default="n2n-demo", type=PATH)
+@configured
+def demo(outdir: Path, config: RunConfig, restart: bool) -> None:
+    """Run everything on a small simulated movie that comes with the package, and compare with its truth."""
+    from n2n_pipeline.run import run_demo
+
+    log_beside(outdir / "movie.zarr")
+    result = run_demo(outdir, restart=restart)
+    click.echo(f"before and after: {result.picture}")
+    click.echo(f"report: {result.report}")
+
+
+COMMANDS = (run, demo)

@@ -1,0 +1,146 @@
+"""The stages that write: ingest, align, sweep, train, denoise, pairs, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from n2n_pipeline.cli import options
+from n2n_pipeline.cli.faults import log_beside
+from n2n_pipeline.cli.options import PATH, configured, print_json, print_lines
+
+if TYPE_CHECKING:
+    from n2n_pipeline.config import RunConfig
+
+
+@click.command()
+@click.argument("movies", nargs=-1, required=True, type=PATH, metavar="MOVIE... [OUT.zarr]")
+@click.option("-o", "--output", "folder", type=PATH, metavar="DIR", help="Where several movies' stores go.")
+@options.ingest_options
+@configured
+def ingest(movies: tuple[Path, ...], folder: Path | None, config: RunConfig, restart: bool) -> None:
+    """Turn a camera's MOVIE into an OME-Zarr store of its raw counts.
+
+    OUT.zarr is by default the movie's name with .zarr, beside it. Of several movies, each gets a store in DIR.
+    """
+    from n2n_pipeline.ingest import ingest_movie
+
+    for movie, output in _plan_stores(movies, folder):
+        log_beside(output)
+        click.echo(ingest_movie(movie, output, config.ingest, restart))
+
+
+def _plan_stores(words: tuple[Path, ...], folder: Path | None) -> list[tuple[Path, Path]]:
+    """Pair every movie with the store it becomes."""
+    if folder is not None:
+        return [(movie, folder / movie.with_suffix(".zarr").name) for movie in words]
+    if len(words) == 1:
+        return [(words[0], words[0].with_suffix(".zarr"))]
+    if len(words) == 2 and words[1].suffix == ".zarr":
+        return [(words[0], words[1])]
+    raise click.UsageError("the output must end in .zarr; several movies need -o DIR")
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@options.as_json
+@options.device
+@configured
+def align(store: Path, as_json: bool, config: RunConfig, restart: bool) -> None:
+    """Estimate the drift in STORE and save it there as one shift per frame."""
+    from n2n_pipeline.run import align_store
+
+    log_beside(store)
+    result = align_store(store, config)
+    print_json(result) if as_json else click.echo(f"{store}: {len(result['shifts'])} shifts saved")
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@options.setting("--windows", "sweep.windows", "Windows to score.", type=options.Numbers(), metavar="2,4,8,…")
+@click.option("-m", "--model", type=PATH, help="Score with this network instead of a plain mean.")
+@options.as_json
+@options.device
+@configured
+def sweep(store: Path, model: Path | None, as_json: bool, config: RunConfig, restart: bool) -> None:
+    """Score averaging windows on STORE without a clean reference, and name the best."""
+    from n2n_pipeline.sweep import sweep_windows
+
+    log_beside(store)
+    result = sweep_windows(store, config.sweep, model)
+    print_json(result) if as_json else click.echo(f"window: {result['window']} frames")
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, type=PATH, metavar="STORE...")
+@click.option("-o", "--output", required=True, type=PATH, metavar="MODEL", help="Folder for the model.")
+@options.window
+@options.steps
+@options.device
+@click.option("--slurm", type=PATH, metavar="F", help="Write and submit this training as a SLURM job.")
+@configured
+def train(stores: tuple[Path, ...], output: Path, slurm: Path | None, config: RunConfig, restart: bool) -> None:
+    """Train a network on the pairs of STORE...; a store may be a folder with even/ and odd/ images."""
+    from n2n_pipeline.training import train_model
+
+    log_beside(output)
+    click.echo(train_model(stores, output, config, restart=restart))
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@click.option("-m", "--model", required=True, type=PATH, help="Model folder, or weights.safetensors.")
+@click.option("-o", "--output", type=PATH, metavar="OUT.zarr", help="Default: denoised.zarr beside STORE.")
+@options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
+@options.device
+@configured
+def denoise(store: Path, model: Path, output: Path | None, config: RunConfig, restart: bool) -> None:
+    """Denoise STORE with MODEL, resuming where it stopped; STORE may be a montage or a folder of images."""
+    from n2n_pipeline.inference.denoise import denoise_store
+
+    target = output or store.with_name("denoised.zarr")
+    log_beside(target)
+    click.echo(f"{target}: {denoise_store(store, model, target, config.denoise, restart=restart)} shards written")
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@click.argument("output", type=PATH, metavar="OUT")
+@options.window
+@configured
+def pairs(store: Path, output: Path, config: RunConfig, restart: bool) -> None:
+    """Write the even and odd averages of STORE: a Zarr store, or a folder with even/ and odd/ images."""
+    from n2n_pipeline.export import export_pairs
+
+    log_beside(output)
+    export_pairs(store, output, config.train)
+    click.echo(output)
+
+
+@click.command()
+@click.argument("output", type=PATH, metavar="OUT.zarr")
+@click.option("--truth", type=PATH, metavar="F", help="The noise-free movie, if it was simulated.")
+@click.option("--movie", type=PATH, metavar="STORE", help="The raw movie; default: as OUT.zarr remembers.")
+@click.option("-m", "--model", type=PATH, help="The model; default: as OUT.zarr remembers.")
+@options.as_json
+@configured
+def evaluate(
+    output: Path,
+    truth: Path | None,
+    movie: Path | None,
+    model: Path | None,
+    as_json: bool,
+    config: RunConfig,
+    restart: bool,
+) -> None:
+    """Measure how far the denoised OUT.zarr can be believed."""
+    from n2n_pipeline.evaluation.evaluate import evaluate_store
+
+    log_beside(output)
+    result = evaluate_store(output, truth, movie, model)
+    print_json(result) if as_json else print_lines(result)
+
+
+COMMANDS = (ingest, align, sweep, train, denoise, pairs, evaluate)
