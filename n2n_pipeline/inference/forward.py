@@ -1,0 +1,188 @@
+"""Averages through the network, tile by tile, in memory.
+
+Values are in the movie's own units on the way in and out. Tiles are blended in the plan's order, in float32, so
+the same plan gives the same bytes however often, and by however many workers, it is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from n2n_pipeline.checkpoint import Denoiser
+from n2n_pipeline.config import Augment
+from n2n_pipeline.device import autocast
+from n2n_pipeline.geometry import Tile, TilePlan, mirrored
+from n2n_pipeline.inference.blending import taper_axis
+
+Floats = npt.NDArray[np.float32]
+
+
+class Turn(NamedTuple):
+    """One of the eight ways to lay a square on itself; it keeps the network's pooling grid in place."""
+
+    mirror_y: bool
+    mirror_x: bool
+    transpose: bool
+
+
+UPRIGHT = Turn(False, False, False)
+UPSIDE_DOWN = Turn(True, True, False)
+FLIPS = tuple(Turn(y, x, False) for y, x in product((False, True), repeat=2))
+ALL_TURNS = FLIPS + tuple(Turn(y, x, True) for y, x in product((False, True), repeat=2))
+
+
+class Turns(NamedTuple):
+    """The orientations in which the network sees each half."""
+
+    even: tuple[Turn, ...]
+    odd: tuple[Turn, ...]
+
+
+def choose_turns(augment: Augment) -> Turns:
+    """Return the orientations over which each half is averaged; ``halves`` costs nothing, the others their number.
+
+    Examples
+    --------
+    >>> [len(choose_turns(augment).even) for augment in ("off", "halves", "flips", "all")]
+    [1, 1, 4, 8]
+    """
+    return {
+        "off": Turns((UPRIGHT,), (UPRIGHT,)),
+        "halves": Turns((UPRIGHT,), (UPSIDE_DOWN,)),
+        "flips": Turns(FLIPS, FLIPS),
+        "all": Turns(ALL_TURNS, ALL_TURNS),
+    }[augment]
+
+
+def denoise_frames(
+    denoiser: Denoiser,
+    values: Floats,
+    counts: Floats,
+    plan: TilePlan,
+    turns: tuple[Turn, ...] = (UPRIGHT,),
+) -> Floats:
+    """Denoise averages that are in memory.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        The network.
+    values : numpy.ndarray
+        ``(n, y, x)`` averages in the movie's units: the plan's `source` part of the image.
+    counts : numpy.ndarray
+        ``(n, y, x)`` frames that each average holds.
+    plan : TilePlan
+        How the image is cut.
+    turns : tuple of Turn
+        Orientations to average over.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, y, x)`` float32, the plan's `region`, in the movie's units.
+    """
+    canvas = Canvas(plan, len(values))
+    origin = (plan.source[0].start, plan.source[1].start)
+    for tile in plan.tiles:
+        parts = (gather(image, tile, plan.shape, origin) for image in (values, counts))
+        canvas.blend(tile, run_network(denoiser, *parts, turns))
+    return canvas.image
+
+
+def run_network(
+    denoiser: Denoiser, values: Floats, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,), batch: int = 1
+) -> Floats:
+    """Denoise ``(n, y, x)`` averages whose sides are multiples of the stride, ``batch`` of them at a time."""
+    images = denoiser.prepare(values, counts)
+    with torch.inference_mode(), autocast(denoiser.device, denoiser.dtype):
+        denoised = [_average_turns(denoiser.network, some, turns) for some in images.split(batch)]
+    return denoiser.restore(torch.cat(denoised)[:, 0])
+
+
+def gather(image: Floats, tile: Tile, shape: tuple[int, int], origin: tuple[int, int]) -> Floats:
+    """Cut what a tile reads out of a part of an image, mirroring the image at its ends.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        ``(n, y, x)``, a part of the image that holds every pixel needed.
+    tile : Tile
+        The tile, in positions of the whole image.
+    shape, origin : tuple of int
+        ``(y, x)`` size of the whole image, and position of the part's first pixel in it.
+    """
+    rows, columns = (
+        _as_slice(mirrored(span.read, size) - first) for span, size, first in zip(tile, shape, origin, strict=True)
+    )
+    return image[:, rows][:, :, columns]
+
+
+class Canvas:
+    """What comes out of a plan's tiles, blended as they arrive; hand them over in the plan's order.
+
+    Parameters
+    ----------
+    plan : TilePlan
+        How the image is cut.
+    n_frames : int
+        Frames denoised together.
+    """
+
+    def __init__(self, plan: TilePlan, n_frames: int) -> None:
+        rows, columns = plan.region
+        self.image: Floats = np.zeros((n_frames, rows.size, columns.size), np.float32)
+        self._origin = (rows.start, columns.start)
+        self._tapers = tuple(
+            {span.core: taper for span, taper in zip(spans, taper_axis(spans), strict=True)}
+            for spans in (plan.rows, plan.columns)
+        )
+
+    def blend(self, tile: Tile, denoised: Floats) -> None:
+        """Add a tile's core, weighted, to the image.
+
+        Parameters
+        ----------
+        tile : Tile
+            One of the plan's tiles.
+        denoised : numpy.ndarray
+            ``(n, y, x)`` what the network made of all that the tile reads.
+        """
+        weight = self._tapers[0][tile.y.core][:, None] * self._tapers[1][tile.x.core]
+        kept = denoised[:, tile.y.core.within(tile.y.read.start), tile.x.core.within(tile.x.read.start)]
+        rows, columns = (span.core.within(first) for span, first in zip(tile, self._origin, strict=True))
+        self.image[:, rows, columns] += weight * kept
+
+
+def _average_turns(network: torch.nn.Module, images: Tensor, turns: tuple[Turn, ...]) -> Tensor:
+    total = torch.zeros(())
+    for turn in turns:
+        denoised = _turn_back(network(_turn(images, turn)), turn)
+        total = denoised if turn is turns[0] else total + denoised
+    return total / len(turns) if len(turns) > 1 else total
+
+
+def _turn(images: Tensor, turn: Turn) -> Tensor:
+    flipped = torch.flip(images, list(_mirrored_axes(turn)))
+    return flipped.mT if turn.transpose else flipped
+
+
+def _turn_back(images: Tensor, turn: Turn) -> Tensor:
+    upright = images.mT if turn.transpose else images
+    return torch.flip(upright, list(_mirrored_axes(turn)))
+
+
+def _mirrored_axes(turn: Turn) -> Iterator[int]:
+    return (axis for axis, mirror in ((-2, turn.mirror_y), (-1, turn.mirror_x)) if mirror)
+
+
+def _as_slice(pixels: npt.NDArray[np.intp]) -> slice | npt.NDArray[np.intp]:
+    """Return a slice where pixels follow each other, which copies nothing."""
+    consecutive = len(pixels) == int(pixels[-1]) - int(pixels[0]) + 1 and bool((np.diff(pixels) == 1).all())
+    return slice(int(pixels[0]), int(pixels[-1]) + 1) if consecutive else pixels

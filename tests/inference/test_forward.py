@@ -1,0 +1,136 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from n2n_pipeline.geometry import Range, Tiling, mirrored, plan_tiles, round_up
+from n2n_pipeline.inference.forward import ALL_TURNS, UPRIGHT, UPSIDE_DOWN, Canvas, choose_turns, denoise_frames
+from n2n_pipeline.model import exact_halo, stride
+
+STRIDE = 4  # of the networks here, two levels deep
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(10, 2, shape).astype(np.float32)
+
+
+def untiled(denoiser, values):
+    """The whole image, mirrored up to the stride, through the network in one piece: no planner."""
+    step = stride(denoiser.card.network)
+    rows, columns = (mirrored(Range(0, round_up(size, step)), size) for size in values.shape[1:])
+    padded = values[:, rows][:, :, columns]
+    images = torch.from_numpy((padded - denoiser.card.mean) / denoiser.card.scale)[:, None]
+    with torch.inference_mode():
+        denoised = denoiser.network(images)[:, 0].numpy() * denoiser.card.scale + denoiser.card.mean
+    return denoised[:, : values.shape[1], : values.shape[2]]
+
+
+def tiled(denoiser, values, tiling, **options):
+    plan = plan_tiles(values.shape[1:], tiling)
+    return denoise_frames(denoiser, values, np.full_like(values, 2), plan, **options)
+
+
+def assert_equal_to_1e5_of_std(actual, expected):
+    assert np.abs(actual - expected).max() <= 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize("kind", ["unet", "unet-transpose"])
+@pytest.mark.parametrize("overlap", [0, 6, 16])
+@pytest.mark.parametrize("core", [4, 32, 45, 1000])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (64, 64),  # multiples of the stride
+        (61, 67),  # prime
+        (33, 128),  # odd
+        (3, 3),  # smaller than the stride
+        (1, 97),  # a line
+        (130, 1),
+    ],
+)
+def test_exact_tiles_are_the_untiled_network(make_denoiser, shape, core, overlap, kind):
+    denoiser = make_denoiser(kind=kind)
+    values = noise(1, *shape)
+    tiling = Tiling(STRIDE, core, exact_halo(denoiser.card.network), min(overlap, core // 2))
+    assert_equal_to_1e5_of_std(tiled(denoiser, values, tiling), untiled(denoiser, values))
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), height=st.integers(1, 90), width=st.integers(1, 90), core=st.integers(8, 100))
+def test_exact_tiles_are_the_untiled_network_for_any_size(make_denoiser, data, height, width, core):
+    denoiser = make_denoiser()
+    values = noise(1, height, width, seed=height * width)
+    overlap = data.draw(st.integers(0, core // 2))
+    tiling = Tiling(STRIDE, core, exact_halo(denoiser.card.network), overlap)
+    assert_equal_to_1e5_of_std(tiled(denoiser, values, tiling), untiled(denoiser, values))
+
+
+def test_a_halo_short_of_exact_is_not_the_untiled_network(make_denoiser):
+    denoiser = make_denoiser()
+    values = noise(1, 96, 96)
+    difference = tiled(denoiser, values, Tiling(STRIDE, 32, STRIDE)) - untiled(denoiser, values)
+    assert np.abs(difference).max() > 1e-3
+
+
+def test_a_region_comes_out_as_it_does_in_the_whole_image(make_denoiser):
+    denoiser = make_denoiser()
+    values = noise(2, 90, 101)
+    region = Range(17, 50), Range(30, 101)
+    plan = plan_tiles((90, 101), Tiling(STRIDE, 24, exact_halo(denoiser.card.network), 8), region)
+    rows, columns = plan.source
+    part = values[:, rows.start : rows.stop, columns.start : columns.stop]
+    assert rows.size < 90
+    assert_equal_to_1e5_of_std(
+        denoise_frames(denoiser, part, part, plan), untiled(denoiser, values)[:, 17:50, 30:101]
+    )
+
+
+def test_a_mirrored_border_gives_edge_pixels_context(make_denoiser):
+    denoiser = make_denoiser()
+    halo = exact_halo(denoiser.card.network)
+    values = noise(1, 40, 40)
+    padded = np.pad(values, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
+    expected = untiled(denoiser, padded)[:, halo:-halo, halo:-halo]
+    assert_equal_to_1e5_of_std(tiled(denoiser, values, Tiling(STRIDE, 16, halo, border=halo)), expected)
+
+
+def test_counts_reach_a_network_that_looks_at_them(make_denoiser):
+    denoiser = make_denoiser(in_channels=2)
+    values, counts = noise(1, 30, 30), np.full((1, 30, 30), 2, np.float32)
+    plan = plan_tiles((30, 30), Tiling(STRIDE, 16, 16))
+    sure, unsure = (denoise_frames(denoiser, values, many, plan) for many in (counts, 0 * counts))
+    assert np.abs(sure - unsure).max() > 1e-2
+
+
+@pytest.mark.parametrize("turn", ALL_TURNS)
+def test_a_network_that_changes_nothing_changes_nothing_in_any_orientation(make_denoiser, turn):
+    denoiser = dataclasses.replace(make_denoiser(), network=torch.nn.Identity())
+    values = noise(1, 37, 50)
+    np.testing.assert_allclose(tiled(denoiser, values, Tiling(STRIDE, 16, 8, 4), turns=(turn,)), values, rtol=1e-5)
+
+
+def test_all_turns_make_any_network_indifferent_to_orientation(make_denoiser):
+    denoiser = make_denoiser()
+    values = noise(1, 32, 32)
+    turned = np.ascontiguousarray(values[:, ::-1].transpose(0, 2, 1))
+    tiling = Tiling(STRIDE, 64, 8)
+    upright = tiled(denoiser, values, tiling, turns=ALL_TURNS)
+    expected = upright[:, ::-1].transpose(0, 2, 1)
+    np.testing.assert_allclose(tiled(denoiser, turned, tiling, turns=ALL_TURNS), expected, atol=1e-4)
+    assert not np.allclose(tiled(denoiser, turned, tiling), tiled(denoiser, values, tiling)[:, ::-1].mT, atol=1e-2)
+
+
+def test_turning_one_half_costs_no_pass():
+    assert choose_turns("halves") == ((UPRIGHT,), (UPSIDE_DOWN,))
+    assert len(set(choose_turns("all").even)) == 8
+
+
+def test_a_canvas_blends_what_agrees_without_a_trace():
+    plan = plan_tiles((50, 50), Tiling(8, 16, 8, 8))
+    canvas = Canvas(plan, 1)
+    for tile in plan.tiles:
+        canvas.blend(tile, np.full((1, tile.y.read.size, tile.x.read.size), 7, np.float32))
+    np.testing.assert_allclose(canvas.image, 7, rtol=1e-6)
