@@ -1,0 +1,114 @@
+"""Files that are whole or not there: atomic replacement, flushing, digests, one line for what a disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from n2n_pipeline.errors import ExitCode, InputError
+
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written; Zarr's own writer uses the same."""
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Put ``data`` at ``path`` such that a crash leaves the old content or the new, on disk, and nothing else."""
+    content = data.encode() if isinstance(data, str) else data
+    partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(value: object) -> str:
+    """Return the SHA-256 of a JSON value, whatever the order of its keys, in hexadecimal."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
+def require_space(path: Path, needed_bytes: int) -> None:
+    """Refuse to start what would fill the disk.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where the output will be; it need not exist yet.
+    needed_bytes : int
+        Estimate of the output's size.
+
+    Raises
+    ------
+    InputError
+        If the file system has less room [74].
+    """
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if needed_bytes > free:
+        raise InputError(
+            path,
+            f"need {needed_bytes / 1e9:.3g} GB, {place} has {free / 1e9:.3g} GB",
+            "free some space or choose another output",
+            ExitCode.IO,
+        )
+
+
+def to_json(value: object) -> str:
+    """Write a JSON value the one way it is kept, so that equal values are equal bytes."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:
+    """Read a record, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+@contextmanager
+def one_line_errors(store: Path) -> Iterator[None]:
+    """Turn an operating system's error inside the body into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise one_line(store, error) from error
+
+
+def one_line(store: Path, error: OSError) -> InputError:
+    """Say which file the operating system refused, and why."""
+    denied = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
+    code = ExitCode.CANNOT_CREATE if error.errno in denied else ExitCode.IO
+    what = error.strerror or str(error)
+    return InputError(error.filename or store, what, "what is done is kept; run again to continue", code)

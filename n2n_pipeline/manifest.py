@@ -1,0 +1,142 @@
+"""What a store's records say of it: complete or not, whole or not, how far.
+
+Everything lies in ``STORE/records``: ``plan.json`` (what the store is being made from), ``units/NAME.json`` (one
+per finished unit), ``complete.json`` (the manifest: size and digest of every file, written last) and, while a run
+is at work, ``lock.json``. Only the lock knows of hosts, and it is gone at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.files import PARTIAL, digest_file, read_json
+
+RECORDS = "records"
+SHIFTS = f"{RECORDS}/shifts.json"
+"""Written by a later stage into a complete store, so not part of the manifest."""
+
+
+def is_complete(store: Path) -> bool:
+    """Tell whether a store's manifest is there and every file it names has its size."""
+    manifest = read_json(store / RECORDS / "complete.json")
+    return manifest is not None and not absent(store, manifest["files"])
+
+
+def check_complete(store: Path) -> None:
+    """Refuse a store that is not whole.
+
+    Presence and size of every file are checked, and the digest of all metadata; `verify` reads all bytes.
+
+    Raises
+    ------
+    InputError
+        Saying what is missing [65], or that metadata was changed [76].
+    """
+    manifest = read_json(store / RECORDS / "complete.json")
+    if manifest is None:
+        state = status(store)
+        raise InputError(
+            store,
+            f"not complete: {state['done']} of {state['units']} parts written",
+            "run the command that makes it again",
+        )
+    lost = absent(store, manifest["files"])
+    if lost:
+        raise InputError(
+            store,
+            f"{len(lost)} of {len(manifest['files'])} files missing or cut (first {lost[0]})",
+            "run the command that made it again",
+        )
+    for name, entry in manifest["files"].items():
+        if name.endswith("zarr.json") and digest_file(store / name) != entry["sha256"]:
+            raise InputError(store, f"{name} was changed", "make the store again", ExitCode.CORRUPT)
+
+
+def absent(store: Path, files: Mapping[str, Any]) -> list[str]:
+    """Name files that are not there or have another size than recorded."""
+
+    def is_whole(name: str) -> bool:
+        try:
+            return bool((store / name).stat().st_size == files[name]["size"])
+        except OSError:
+            return False
+
+    return [name for name in files if not is_whole(name)]
+
+
+def data_files(store: Path) -> list[str]:
+    """Name all files of a store but its records."""
+    found = (path.relative_to(store) for path in store.rglob("*") if path.is_file())
+    names = [path.as_posix() for path in found if path.parts[0] != RECORDS]
+    return sorted(name for name in names if not name.endswith(PARTIAL))
+
+
+def store_digest(store: Path) -> str | None:
+    """Return the digest of a complete store's content (SHA-256 over its files' digests), or None."""
+    manifest = read_json(store / RECORDS / "complete.json")
+    return None if manifest is None else manifest["digest"]
+
+
+def verify(store: Path) -> dict[str, Any]:
+    """Read every byte of a store again and compare with what was recorded.
+
+    Returns
+    -------
+    dict
+        ``ok``, ``complete``, number of ``files`` and ``bytes`` read, and the names of ``missing`` (or cut),
+        ``changed`` and ``extra`` files.
+    """
+    manifest = read_json(store / RECORDS / "complete.json")
+    files: dict[str, Any] = {} if manifest is None else manifest["files"]
+    if manifest is None:
+        for record in _unit_records(store):
+            files |= record["files"]
+    missing = absent(store, files)
+    present = [name for name in files if name not in set(missing)]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(lambda name: digest_file(store / name), present))
+    changed = [name for name, digest in zip(present, digests, strict=True) if digest != files[name]["sha256"]]
+    return {
+        "path": str(store),
+        "ok": manifest is not None and not missing and not changed,
+        "complete": manifest is not None,
+        "files": len(present),
+        "bytes": sum(files[name]["size"] for name in present),
+        "missing": missing,
+        "changed": changed,
+        "extra": [] if manifest is None else [name for name in data_files(store) if name not in files],
+    }
+
+
+def status(store: Path) -> dict[str, Any]:
+    """Say how far a store has come, from its records alone.
+
+    Returns
+    -------
+    dict
+        ``complete``, number of ``units`` planned and ``done``, names of those ``missing``, and ``running``: host,
+        process and job of the run at work, or None.
+    """
+    plan = read_json(store / RECORDS / "plan.json")
+    units = [] if plan is None else plan["units"]
+    done = {path.stem for path in (store / RECORDS / "units").glob("*.json") if read_json(path) is not None}
+    missing = [name for name in units if name not in done]
+    return {
+        "path": str(store),
+        "complete": is_complete(store),
+        "units": len(units),
+        "done": len(units) - len(missing),
+        "missing": missing,
+        "running": read_json(store / RECORDS / "lock.json"),
+    }
+
+
+def _unit_records(store: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((store / RECORDS / "units").glob("*.json")):
+        record = read_json(path)
+        if record is not None:
+            yield record

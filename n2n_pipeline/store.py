@@ -1,0 +1,406 @@
+"""Movies on disk: OME-Zarr 0.5 stores whose array ``0`` is the movie at full size, ``(t, y, x)``.
+
+A *shard* (one file) is a few whole frames, or a rectangle of a frame too large for that; it is written by one
+task. References and defects lie beside the raw counts as arrays, shifts as a small table, and what the store was
+made from in the root group's attribute ``n2n_pipeline``, a sibling of ``ome``. A quantity that is not known has
+scale 1 in the OME metadata and no unit. Stores made elsewhere (OME-Zarr or plain Zarr, v2 or v3) open as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from yaozarrs import v05
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import MemoryStore
+
+from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.files import read_json, to_json, write_atomically
+from n2n_pipeline.layout import Layout, default_layout, halve, plan_units, round_mantissa
+from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete
+from n2n_pipeline.records import Ledger
+from n2n_pipeline.sources.movie import MovieInfo
+
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+__all__ = [
+    "Layout",
+    "MovieStore",
+    "References",
+    "Shifts",
+    "create_store",
+    "default_layout",
+    "open_store",
+    "plan_units",
+    "round_mantissa",
+    "write_frames",
+    "write_movie",
+    "write_references",
+    "write_shifts",
+]
+
+ATTRIBUTE = "n2n_pipeline"
+_UNITS = {
+    "pixel_size": "pixel_size_angstrom",
+    "frame_time": "frame_time_second",
+    "dose_per_frame": "dose_per_frame_electron_per_square_angstrom",
+    "voltage": "voltage_kilovolt",
+}
+
+
+class References(NamedTuple):
+    """What belongs to the camera, ``(y, x)`` each, or None."""
+
+    dark: Floats | None = None
+    """Mean dark frame, in counts."""
+    gain: Floats | None = None
+    """Factor per pixel."""
+    defects: Bools | None = None
+    """True where the pixel is bad."""
+
+
+class Shifts(NamedTuple):
+    """Whole-frame drift."""
+
+    dy_dx: Floats
+    """``(t, 2)`` px, added to a frame-0 coordinate to find it in frame t."""
+    confidence: Floats
+    """``(t,)`` in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class MovieStore:
+    """A store that is open for reading."""
+
+    path: Path
+    info: MovieInfo
+    array: zarr.Array[Any]
+    """``(t, y, x)``: raw counts, or denoised values."""
+    references: References
+    shifts: Shifts | None
+    provenance: dict[str, Any]
+    """The root group's own attribute; empty for a store made elsewhere."""
+
+    def read(self, frames: slice, rows: slice = slice(None), cols: slice = slice(None)) -> npt.NDArray[Any]:
+        """Read a block of the movie into memory.
+
+        Raises
+        ------
+        InputError
+            Naming the shard that is gone or damaged [76]; values are never made up for it.
+        """
+        region = (frames, rows, cols)
+        for name in self._shards_in(region):
+            if not (self.path / name).is_file():
+                raise InputError(self.path, f"{name} is missing", _AGAIN, ExitCode.CORRUPT)
+        try:
+            return np.asarray(self.array[region])
+        except (ValueError, RuntimeError, OSError) as error:
+            names = ", ".join(itertools.islice(self._shards_in(region), 3)) or "a chunk"
+            raise InputError(self.path, f"damaged at {names} ({error})", _AGAIN, ExitCode.CORRUPT) from error
+
+    def _shards_in(self, region: tuple[slice, slice, slice]) -> Iterator[str]:
+        """Name the files of a store of ours that hold a region."""
+        if not self.provenance or self.array.shards is None:
+            return
+        spans = []
+        for cut, size, shard in zip(region, self.array.shape, self.array.shards, strict=True):
+            start, stop, _ = cut.indices(size)
+            spans.append(range(start // shard, -(-stop // shard)))
+        for index in itertools.product(*spans):
+            yield f"{self.array.basename}/c/{'/'.join(map(str, index))}"
+
+
+_AGAIN = "n2n-pipeline verify names all damage; run the command that made it again"
+
+
+# Writing
+
+
+def create_store(
+    path: Path, info: MovieInfo, layout: Layout, provenance: Mapping[str, Any], levels: int = 0
+) -> zarr.Array[Any]:
+    """Write the metadata of a store and open its array for writing; data that is there stays.
+
+    Call it inside a `records.Ledger`, whose manifest makes the store complete.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Folder of the store.
+    info : MovieInfo
+        Physical quantities; its shape and type are the layout's.
+    layout : Layout
+        Of array ``0``.
+    provenance : mapping
+        JSON values: ``kind``, ``source``, ``settings``; no clock and no host.
+    levels : int
+        Halved copies ``1``, ``2``, … besides, for `write_pyramid` to fill.
+
+    Returns
+    -------
+    zarr.Array
+        Array ``0``.
+    """
+    described = _describe(replace(info, shape=layout.shape, dtype=layout.dtype))
+    attributes = {
+        "ome": _ome_metadata(info, path.stem, levels),
+        ATTRIBUTE: {**provenance, "movie_info": described},
+    }
+    contents: dict[str, Any] = {}
+    memory = MemoryStore(contents)
+    root = zarr.create_group(memory, zarr_format=3, attributes=attributes)
+    root.create_group(RECORDS)
+    for level in range(levels + 1):
+        _create_array(root, str(level), halve(layout, level))
+    for key, content in contents.items():
+        (path / key).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / key, content.to_bytes())
+    return _open_array(path, "0", "r+")
+
+
+def write_references(path: Path, references: References) -> None:
+    """Store dark, gain and defects beside the counts."""
+    root = zarr.open_group(path, mode="r+")
+    group = root.require_group("references")
+    for name, image in references._asdict().items():
+        if image is None:
+            continue
+        values = image.astype(np.uint8) if image.dtype == bool else image.astype(np.float32)
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype=values.dtype,
+            compressors=_codecs(values.dtype),
+            dimension_names=("y", "x"),
+            overwrite=True,
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+
+
+def write_shifts(path: Path, shifts: Shifts | None) -> None:
+    """Replace a store's table of shifts, or remove it."""
+    if shifts is None:
+        (path / SHIFTS).unlink(missing_ok=True)
+        return
+    table = {"dy_dx": shifts.dy_dx.tolist(), "confidence": shifts.confidence.tolist()}
+    write_atomically(path / SHIFTS, to_json(table))
+
+
+def write_movie(
+    path: Path,
+    frames: npt.NDArray[Any],
+    info: MovieInfo | None = None,
+    references: References | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> MovieStore:
+    """Write a whole movie that is in memory as a complete store, and open it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Folder of the store; what a run with the same arguments has begun is continued.
+    frames : numpy.ndarray
+        ``(t, y, x)``.
+    info : MovieInfo, optional
+        Its shape and type are ignored.
+    references : References, optional
+        Stored beside the frames.
+    provenance : mapping, optional
+        By default ``{"kind": "movie"}``.
+    """
+    layout = default_layout(cast("tuple[int, int, int]", frames.shape), frames.dtype)
+    known = info or MovieInfo(layout.shape, layout.dtype, "array")
+    made_of = dict(provenance or {"kind": "movie"})
+    plan = plan_units(layout)
+    with Ledger(path, made_of, [unit for unit, _ in plan]) as ledger:
+        if ledger.finished:
+            return open_store(path)
+        array = create_store(path, known, layout, made_of)
+        spans = dict(plan)
+        for unit in ledger.pending:
+            with ledger.writing(unit):
+                write_frames(array, spans[unit], frames[spans[unit].start : spans[unit].stop])
+        write_references(path, references or References())
+        ledger.complete()
+    return open_store(path)
+
+
+def write_frames(array: zarr.Array[Any], span: range, frames: npt.NDArray[Any]) -> None:
+    """Write one unit's frames, all its shards."""
+    array[span.start : span.stop] = frames
+
+
+def _create_array(root: zarr.Group, name: str, layout: Layout) -> None:
+    root.create_array(
+        name,
+        shape=layout.shape,
+        chunks=layout.chunks,
+        shards=layout.shards,
+        dtype=layout.dtype,
+        compressors=_codecs(layout.dtype),
+        fill_value=math.nan if layout.codec == "float" else 0,
+        dimension_names=("t", "y", "x"),
+        config={"write_empty_chunks": True},
+    )
+
+
+def _codecs(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
+    shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
+    return BloscCodec(cname="zstd", clevel=1, shuffle=shuffle), Crc32cCodec()
+
+
+def _open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
+    array = zarr.open_group(path, mode=mode)[name]
+    if not isinstance(array, zarr.Array):
+        raise InputError(path, f"{name} is not an array")
+    return array.with_config({"write_empty_chunks": True})
+
+
+def _ome_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
+    time, size = info.frame_time or 1.0, info.pixel_size or 1.0
+    axes: list[Any] = [
+        v05.TimeAxis(name="t", unit="second" if info.frame_time else None),
+        *(v05.SpaceAxis(name=axis, unit="angstrom" if info.pixel_size else None) for axis in "yx"),
+    ]
+    datasets = []
+    for level in range(levels + 1):
+        pixel, middle = size * 2**level, size * (2**level - 1) / 2
+        transforms: list[Any] = [v05.ScaleTransformation(scale=[time, pixel, pixel])]
+        if level:
+            transforms.append(v05.TranslationTransformation(translation=[0.0, middle, middle]))
+        datasets.append(v05.Dataset(path=str(level), coordinateTransformations=transforms))
+    image = v05.Image(multiscales=[v05.Multiscale(name=name, axes=axes, datasets=datasets)])
+    return image.model_dump(mode="json", exclude_none=True, by_alias=True)
+
+
+def _describe(info: MovieInfo) -> dict[str, Any]:
+    known = {key: getattr(info, field) for field, key in _UNITS.items()}
+    text = {"format": info.format, "camera": info.camera, "software": info.software}
+    return {
+        **{key: value for key, value in (known | text).items() if value is not None},
+        "warnings": list(info.warnings),
+    }
+
+
+# Reading
+
+
+def open_store(path: Path, *, partial: bool = False) -> MovieStore:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A store of this package, or any OME-Zarr or Zarr array ``(t, y, x)``.
+    partial : bool
+        Take a store that is not complete; what was not written reads as fill values.
+
+    Raises
+    ------
+    InputError
+        If it is not there, not a movie, not complete or changed since.
+    """
+    if not path.exists():
+        raise InputError(path, "no such file or folder", code=ExitCode.NO_INPUT)
+    if (path / RECORDS).is_dir():
+        if not partial:
+            check_complete(path)
+        return _open_own(path)
+    return _open_foreign(path)
+
+
+def _open_own(path: Path) -> MovieStore:
+    root = read_json(path / "zarr.json")
+    provenance = (root or {}).get("attributes", {}).get(ATTRIBUTE)
+    if provenance is None:
+        raise InputError(path, "zarr.json is missing or damaged", "make the store again", ExitCode.CORRUPT)
+    array = _open_array(path, "0", "r")
+    known = provenance["movie_info"]
+    info = MovieInfo(
+        cast("tuple[int, int, int]", array.shape),
+        array.dtype,
+        known["format"],
+        camera=known.get("camera"),
+        software=known.get("software"),
+        warnings=tuple(known["warnings"]),
+        **{field: known.get(key) for field, key in _UNITS.items()},
+    )
+    return MovieStore(path, info, array, _read_references(path), _read_shifts(path), provenance)
+
+
+def _read_references(path: Path) -> References:
+    if not (path / "references" / "zarr.json").exists():
+        return References()
+    group = zarr.open_group(path / "references", mode="r")
+    images = {name: np.asarray(group[name]) for name in References._fields if name in group}
+    if "defects" in images:
+        images["defects"] = images["defects"].astype(bool)
+    return References(**images)
+
+
+def _read_shifts(path: Path) -> Shifts | None:
+    if not (path / SHIFTS).exists():
+        return None
+    try:
+        table = json.loads((path / SHIFTS).read_bytes())
+        return Shifts(
+            np.array(table["dy_dx"], np.float64).reshape(-1, 2), np.array(table["confidence"], np.float64)
+        )
+    except (ValueError, KeyError) as error:
+        raise InputError(path, "the table of shifts is damaged", "run align again", ExitCode.CORRUPT) from error
+
+
+def _open_foreign(path: Path) -> MovieStore:
+    """Open an array, or the first level of an image, that another program wrote."""
+    try:
+        node = zarr.open(path, mode="r")
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise InputError(path, "no image array found (no zarr.json, no .zarray)") from error
+    axes, scale, name = _foreign_axes(dict(node.attrs))
+    array = node[name] if isinstance(node, zarr.Group) and name in node else node
+    if not isinstance(array, zarr.Array):
+        raise InputError(path, "no image array found (no OME multiscales)")
+    if array.ndim != 3 or array.dtype.kind not in "iuf":
+        raise InputError(
+            path, f"{array.ndim}-D data of type {array.dtype}; expected numbers (t, y, x)", "ingest it"
+        )
+    sizes = {axis["name"]: (value, axis.get("unit")) for axis, value in zip(axes, scale, strict=False)}
+    info = MovieInfo(
+        cast("tuple[int, int, int]", array.shape),
+        array.dtype,
+        "zarr",
+        pixel_size=_in_unit(sizes.get("x"), {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}),
+        frame_time=_in_unit(sizes.get("t"), {"second": 1.0, "millisecond": 1e-3}),
+    )
+    return MovieStore(path, info, array, References(), None, {})
+
+
+def _foreign_axes(attributes: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[float], str]:
+    """Find axes, scale and path of the full-size array in OME metadata 0.4 or 0.5."""
+    images = attributes.get("ome", attributes).get("multiscales")
+    if not images:
+        return [], [], "0"
+    dataset = images[0]["datasets"][0]
+    name = str(dataset["path"])
+    if ".." in name.split("/") or name.startswith("/"):
+        raise InputError(name, "leads out of the store", code=ExitCode.REFUSED)
+    scales = [t["scale"] for t in dataset.get("coordinateTransformations", []) if t.get("type") == "scale"]
+    return images[0].get("axes", []), scales[0] if scales else [], name
+
+
+def _in_unit(size: tuple[float, str | None] | None, factors: Mapping[str, float]) -> float | None:
+    if size is None or size[1] is None or size[1] not in factors:
+        return None
+    return size[0] * factors[size[1]]
