@@ -63,10 +63,10 @@ class IngestConfig(Settings):
 class AlignConfig(Settings):
     """How whole-frame drift is estimated."""
 
-    max_frequency_per_px: float = Field(default=0.125, gt=0, le=0.5)
+    max_frequency_per_px: float = Field(default=0.25, gt=0, le=0.5)
     """Highest spatial frequency used, in cycles per pixel; lower it for very faint movies."""
-    iterations: Positive = 12
-    """Rounds of template and path; the path has settled long before in most movies."""
+    iterations: Positive = 8
+    """Most rounds of reference and path at each level of detail; it stops when the path has settled."""
 
 
 class SweepConfig(Settings):

@@ -1,0 +1,346 @@
+"""Whole-frame drift of a movie too noisy for any single frame to be aligned by itself.
+
+One pass over the frames keeps their binned, band-limited, whitened spectra; the path is then found from these.
+Each frame is compared with the mean of its neighbours, itself left out, every spatial frequency weighted by the
+signal that the mean is measured to hold there. What one frame says of its own position is an observation with a
+known variance; all of them together, under the prior that drift is a random walk about a constant velocity, give
+the path (a Kalman smoother), and the strength of that walk is estimated from the movie too. So a still movie is
+held still and a jerky one may jerk, with nothing to set.
+
+Shifts are in pixels ``(y, x)``, added to a frame-0 coordinate to find it in frame t.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from n2n_pipeline.config import AlignConfig
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.errors import InputError
+from n2n_pipeline.progress import progress
+from n2n_pipeline.store import MovieStore, Shifts, open_store, write_shifts
+
+Floats = npt.NDArray[np.float64]
+
+SPECTRA_BYTES = 2**30  # budget of the kept spectra; larger movies are binned more
+SMALLEST_SIDE_PX = 256  # binning stops here
+EDGE_TAPER = 1 / 8  # share of each side over which a frame fades out, against the cross of its own borders
+SEGMENT = 64  # frames whose first path is a constant velocity, and half the reach of a frame's reference
+FASTEST = 3.0  # binned px per frame, largest velocity tried
+ANNEALING = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per binned px: coarse to fine, so that no wrong peak is met
+SETTLED_PX = 0.01
+ALIGNED = 0.5  # confidence under which a frame is not claimed as aligned
+
+
+class Spectra(NamedTuple):
+    """Frames in Fourier space: half a plane, band-limited, divided by the noise's own amplitude."""
+
+    values: Tensor
+    """``(t, k)`` complex64."""
+    ky: Tensor
+    """``(k,)`` cycles per binned pixel."""
+    kx: Tensor
+    weight: Tensor
+    """``(k,)`` 2 where the other half-plane holds a mirror image, else 1."""
+    ring: Tensor
+    """``(k,)`` number of the ring a frequency lies in."""
+    bin: int
+    """Camera pixels per binned pixel."""
+
+
+class Path2D(NamedTuple):
+    """A path and how well it is known, in binned pixels."""
+
+    position: Floats
+    """``(t, 2)``."""
+    variance: Floats
+    """``(t, 2)``, of the posterior."""
+
+
+def align_store(path: Path, config: AlignConfig | None = None, device: str = "cpu") -> Shifts:
+    """Estimate the drift of a stored movie and save it in the store.
+
+    Raises
+    ------
+    InputError
+        If the movie has fewer than two frames.
+    """
+    store = open_store(path)
+    shifts = estimate_drift(store, config or AlignConfig(), device)
+    write_shifts(path, shifts)
+    return shifts
+
+
+def estimate_drift(store: MovieStore, config: AlignConfig | None = None, device: str = "cpu") -> Shifts:
+    """Estimate where the first frame's scene lies in every frame.
+
+    Parameters
+    ----------
+    store : MovieStore
+        A movie of at least two frames; references and defects are applied.
+    config : AlignConfig, optional
+        Highest spatial frequency, rounds.
+    device : str
+        Where the spectra are kept and compared, as PyTorch names it.
+
+    Returns
+    -------
+    Shifts
+        ``(t, 2)`` px and, for each frame, the probability that its position is right to within a pixel.
+        Zeros with confidence 0 where the movie is too faint to tell.
+    """
+    n_frames = store.info.shape[0]
+    if n_frames < 2:
+        raise InputError(store.path, f"{n_frames} frame; pairs need at least 2")
+    config = config or AlignConfig()
+    spectra = _whiten(_read_spectra(CorrectedMovie(store), config, torch.device(device)))
+    first = _first_path(spectra, config)
+    path = _refine(spectra, first, config)
+    confidence = 1.0 - np.exp(-0.5 / (path.variance.mean(axis=1) * spectra.bin**2))
+    if np.median(confidence) < ALIGNED:
+        return Shifts(np.zeros((n_frames, 2)), np.zeros(n_frames))
+    return Shifts((path.position - path.position[0]) * spectra.bin, confidence)
+
+
+def describe_shifts(shifts: Shifts) -> str:
+    """Say in one sentence how far the movie drifts and which frames could not be aligned."""
+    if not shifts.confidence.any():
+        return "no drift could be measured: the frames are too faint; they are taken as they are"
+    length = float(np.hypot(*np.ptp(shifts.dy_dx, axis=0)))
+    step = float(np.median(np.hypot(*np.diff(shifts.dy_dx, axis=0).T)))
+    unsure = np.flatnonzero(shifts.confidence < ALIGNED)
+    sentence = f"drift of {length:.1f} px over the movie, {step:.2f} px per frame"
+    return sentence + (f"; {len(unsure)} frames unsure (first: {unsure[0]})" if len(unsure) else "")
+
+
+def _read_spectra(movie: CorrectedMovie, config: AlignConfig, device: torch.device) -> Spectra:
+    n_frames, *sides = movie.store.info.shape
+    binning = _choose_bin(n_frames, tuple(sides), config.max_frequency_per_px)
+    height, width = (side // binning for side in sides)
+    ky, kx = np.meshgrid(np.fft.fftfreq(height), np.fft.rfftfreq(width), indexing="ij")
+    radius = np.hypot(ky, kx)
+    keep = (radius > 0) & (radius <= config.max_frequency_per_px)
+    taper = torch.from_numpy(np.outer(_taper(height), _taper(width))).float().to(device)
+    kept = torch.from_numpy(keep).to(device)
+    values = torch.empty((n_frames, int(keep.sum())), dtype=torch.complex64, device=device)
+    step = movie.store.array.shards[0] if movie.store.array.shards else 1
+    with progress("align: reading", n_frames, "frames") as advance:
+        for start in range(0, n_frames, step):
+            frames = movie.read(slice(start, min(start + step, n_frames)), slice(None), slice(None))
+            filled = np.where(frames.valid, frames.values, _valid_means(*frames))
+            binned = torch.from_numpy(_bin(filled, binning)).to(device)
+            binned = (binned - binned.mean(dim=(1, 2), keepdim=True)) * taper
+            values[start : start + len(binned)] = torch.fft.rfft2(binned)[:, kept]
+            advance(len(binned))
+    ring = np.rint(radius[keep] * min(height, width)).astype(np.int64)
+    return Spectra(
+        values,
+        *(torch.from_numpy(part[keep].astype(np.float32)).to(device) for part in (ky, kx, np.where(kx > 0, 2.0, 1.0))),
+        torch.from_numpy(ring).to(device),
+        binning,
+    )
+
+
+def _choose_bin(n_frames: int, sides: tuple[int, ...], highest: float) -> int:
+    """Choose the least binning whose spectra fit the budget."""
+    binning = 1
+    while min(sides) // (binning + 1) >= SMALLEST_SIDE_PX:
+        kept = np.pi / 2 * highest**2 * np.prod([side // binning for side in sides])
+        if 8 * n_frames * kept <= SPECTRA_BYTES and max(sides) // binning <= 4 * SMALLEST_SIDE_PX:
+            break
+        binning += 1
+    return binning
+
+
+def _bin(frames: npt.NDArray[np.float32], by: int) -> npt.NDArray[np.float32]:
+    if by == 1:
+        return frames
+    n, height, width = frames.shape
+    trimmed = frames[:, : height // by * by, : width // by * by]
+    return trimmed.reshape(n, height // by, by, width // by, by).mean(axis=(2, 4), dtype=np.float32)
+
+
+def _valid_means(values: npt.NDArray[Any], valid: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``(t, 1, 1)`` mean of each frame's valid pixels."""
+    seen = np.broadcast_to(valid, values.shape).sum(axis=(1, 2), keepdims=True)
+    return np.asarray(values.sum(axis=(1, 2), keepdims=True, dtype=np.float64) / np.maximum(seen, 1), np.float32)
+
+
+def _taper(size: int) -> Floats:
+    window = np.ones(size)
+    edge = int(size * EDGE_TAPER)
+    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / max(edge, 1))
+    window[:edge], window[size - edge :] = rise, rise[::-1]
+    return window
+
+
+def _ring_mean(power: Tensor, spectra: Spectra) -> Tensor:
+    """Average ``(k,)`` over each ring and give every frequency its ring's value."""
+    size = int(spectra.ring.max()) + 1
+    zeros = torch.zeros(size, dtype=power.dtype, device=power.device)
+    total = zeros.index_add(0, spectra.ring, power * spectra.weight)
+    count = zeros.index_add(0, spectra.ring, spectra.weight)
+    return (total / count.clamp(min=1e-9))[spectra.ring]
+
+
+def _whiten(spectra: Spectra) -> Spectra:
+    """Divide by the amplitude of a single frame, which at these doses is the noise's."""
+    power = spectra.values.abs().square().mean(dim=0)
+    amplitude = _ring_mean(power, spectra).clamp(min=1e-20).sqrt()
+    return spectra._replace(values=spectra.values / amplitude)
+
+
+def _aligned(spectra: Spectra, position: Floats) -> Tensor:
+    """Undo the shifts: ``(t, k)`` spectra times the phase of each frame's position."""
+    where = torch.from_numpy(position.astype(np.float32)).to(spectra.values.device)
+    angle = 2 * torch.pi * (where[:, :1] * spectra.ky + where[:, 1:] * spectra.kx)
+    return spectra.values * torch.polar(torch.ones_like(angle), angle)
+
+
+def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
+    """Find a path to start from: constant velocities over segments, and the segments' own drift."""
+    n_frames = len(spectra.values)
+    pieces = np.array_split(np.arange(n_frames), max(-(-n_frames // SEGMENT), 1))
+    paths, means = [], []
+    for piece in pieces:
+        part = spectra._replace(values=spectra.values[piece[0] : piece[-1] + 1])
+        path = _constant_velocity(part)
+        if len(pieces) > 1:
+            path = _refine(part, path, config).position
+            path -= path.mean(axis=0)
+            means.append(_aligned(part, path).sum(dim=0) / len(piece) ** 0.5)
+        paths.append(path)
+    if len(pieces) == 1:
+        return paths[0]
+    ends = [(path[-1] - path[0]) / max(len(path) - 1, 1) for path in paths]
+    steps = [(len(a) * va + len(b) * vb) / 2 for a, b, va, vb in zip(paths, paths[1:], ends, ends[1:], strict=False)]
+    offsets = np.concatenate((np.zeros((1, 2)), np.cumsum(steps, axis=0)))
+    offsets = _refine(spectra._replace(values=torch.stack(means)), offsets, config).position
+    return np.concatenate([path + offset for path, offset in zip(paths, offsets, strict=True)])
+
+
+def _constant_velocity(spectra: Spectra) -> Floats:
+    """Try velocities on a grid; the one whose aligned sum has most power gives a straight path."""
+    n_frames = len(spectra.values)
+    coarse = torch.hypot(spectra.ky, spectra.kx) <= ANNEALING[1]
+    values, weight = spectra.values[:, coarse], spectra.weight[coarse]
+    time = torch.arange(n_frames, device=values.device) - (n_frames - 1) / 2
+    spacing = 0.75 / (ANNEALING[1] * n_frames)
+    count = int(np.ceil(FASTEST / spacing))
+    speeds = (torch.arange(-count, count + 1, device=values.device) * spacing).float()
+    turn = 2j * torch.pi * time[:, None]
+    best, chosen = -1.0, (0.0, 0.0)
+    for vy in speeds.tolist():
+        moved = values * torch.exp(turn * (vy * spectra.ky[coarse]))
+        for vx in speeds.tolist():
+            total = (moved * torch.exp(turn * (vx * spectra.kx[coarse]))).sum(dim=0)
+            power = float((weight * total.abs().square()).sum())
+            if power > best:
+                best, chosen = power, (vy, vx)
+    return time.cpu().numpy()[:, None].astype(np.float64) * np.asarray(chosen)
+
+
+def _refine(spectra: Spectra, position: Floats, config: AlignConfig) -> Path2D:
+    """Alternate between the reference and the path, from coarse to fine detail, until the path settles."""
+    walk = np.ones(2)
+    bands = [band for band in ANNEALING if band < config.max_frequency_per_px] + [config.max_frequency_per_px]
+    path = Path2D(position, np.ones_like(position))
+    for band in bands:
+        for _ in range(config.iterations):
+            observed, information = _observe(spectra, path.position, band)
+            smoothed = [_smooth(observed[:, a], information[:, a], walk[a], path.position[:, a]) for a in (0, 1)]
+            walk = np.array([part.walk for part in smoothed])
+            updated = Path2D(
+                np.stack([part.mean for part in smoothed], axis=1),
+                np.stack([part.variance for part in smoothed], axis=1),
+            )
+            moved = float(np.abs(updated.position - path.position).max())
+            path = updated
+            if moved < SETTLED_PX:
+                break
+    return path
+
+
+def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, Floats]:
+    """Ask every frame where it lies, given the mean of its neighbours at the present path.
+
+    For whitened spectra Z with unit noise and a signal S known from a mean of n frames, the log-likelihood of a
+    move d is Re Σ w S* Z exp(2πi k·d), with the Wiener weight w = s² / (s² + 1/n); its expected curvature is the
+    Fisher information Σ w s² (2πk)². One step of Fisher scoring gives the observation.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        ``(t, 2)`` observed positions, binned px, and ``(t, 2)`` information (inverse variance).
+    """
+    aligned = _aligned(spectra, position)
+    in_band = spectra.weight * (torch.hypot(spectra.ky, spectra.kx) <= band)
+    wave = 2 * torch.pi * torch.stack((spectra.ky, spectra.kx))
+    pieces = torch.arange(len(aligned)).tensor_split(max(-(-len(aligned) // SEGMENT), 1))
+    sums = torch.stack([aligned[piece[0] : piece[-1] + 1].sum(dim=0) for piece in pieces])
+    gradient, information = [], []
+    for number, piece in enumerate(pieces):
+        near = slice(max(number - 1, 0), number + 2)
+        n_near = sum(len(p) for p in pieces[near])
+        total = sums[near].sum(dim=0)
+        power = _ring_mean((total / n_near).abs().square(), spectra)
+        signal = (power - 1 / n_near).clamp(min=0) * (n_near / max(n_near - 1, 1))
+        wiener = signal / (signal + 1 / max(n_near - 1, 1))
+        own = aligned[piece[0] : piece[-1] + 1]
+        others = (total - own) / max(n_near - 1, 1)
+        gradient.append(-((in_band * wiener * (others.conj() * own).imag) @ wave.T))
+        fisher = (in_band * wiener * signal * wave.square()).sum(dim=1)
+        information.append(fisher.expand(len(piece), 2))
+    slope = torch.cat(gradient).double().cpu().numpy()
+    known = torch.cat(information).double().cpu().numpy().clip(min=1e-9)
+    reach = 1 / (8 * band)  # an eighth of the finest wave: beyond it the parabola is not trusted
+    return position + np.clip(slope / known, -reach, reach), known
+
+
+class _Smoothed(NamedTuple):
+    mean: Floats
+    variance: Floats
+    walk: float
+
+
+def _smooth(observed: Floats, information: Floats, walk: float, before: Floats, rounds: int = 5) -> _Smoothed:
+    """Smooth positions along time under a random walk about a constant velocity, both estimated (EM).
+
+    Rauch, Tung & Striebel (1965), AIAA J. 3, 1445-1450; Shumway & Stoffer (1982), J. Time Ser. Anal. 3, 253-264.
+    """
+    mean, variance = before, np.ones_like(before)
+    velocity = (before[-1] - before[0]) / max(len(before) - 1, 1)
+    for _ in range(rounds):
+        mean, variance, lagged = _kalman(observed, information, walk, velocity)
+        velocity = (mean[-1] - mean[0]) / max(len(mean) - 1, 1)
+        residual = np.diff(mean) - velocity
+        if len(residual):
+            walk = max(float(np.mean(residual**2 + variance[1:] + variance[:-1] - 2 * lagged[1:])), 1e-6)
+    return _Smoothed(mean, variance, walk)
+
+
+def _kalman(observed: Floats, information: Floats, walk: float, velocity: float) -> tuple[Floats, Floats, Floats]:
+    """Filter forwards, smooth backwards; return mean, variance and covariance with the frame before."""
+    n_frames = len(observed)
+    mean, variance, ahead = (np.zeros(n_frames) for _ in range(3))
+    m, p = float(observed[0]), 1e6
+    for t in range(n_frames):
+        if t:
+            m, p = m + velocity, p + walk
+        ahead[t] = p
+        trust = p * information[t] / (1 + p * information[t])
+        m, p = m + trust * (observed[t] - m), p * (1 - trust)
+        mean[t], variance[t] = m, p
+    lagged = np.zeros(n_frames)
+    for t in range(n_frames - 2, -1, -1):
+        back = variance[t] / ahead[t + 1]
+        mean[t] += back * (mean[t + 1] - mean[t] - velocity)
+        variance[t] += back**2 * (variance[t + 1] - ahead[t + 1])
+        lagged[t + 1] = back * variance[t + 1]
+    return mean, variance, lagged
