@@ -24,7 +24,7 @@ class MovieInfo:
     dtype: np.dtype[Any]
     """Type of the counts as they are read, in native byte order."""
     format: str
-    """Format family: ``"mrc"``, ``"tiff"``, ``"eer"``, ``"dm"``, ``"emd"``, ``"ser"``, ``"images"``, ``"zarr"``."""
+    """``"mrc"``, ``"tiff"``, ``"eer"``, ``"dm"``, ``"emd"``, ``"ser"``, ``"images"`` or ``"zarr"``."""
     pixel_size: float | None = None
     """Å per pixel."""
     frame_time: float | None = None

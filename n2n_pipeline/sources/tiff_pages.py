@@ -1,0 +1,140 @@
+"""Pages of a TIFF file: walked, checked against the file's size, decoded from bytes read by offset."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import tifffile
+
+from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.sources.files import InputFile, check_real, format_bytes
+from n2n_pipeline.sources.movie import Counts
+
+_MAX_RATIO = 10_000  # claimed over stored bytes; no codec comes near it on counts
+_MAX_SMALL = 1 << 24  # bytes that any page may claim, however well it compressed
+_MAX_TAGS = 4096
+_PALETTE = 3
+
+Page = Any
+"""A ``tifffile.TiffPage``."""
+
+
+class Chain(NamedTuple):
+    """The linked list of page directories in a file."""
+
+    n_pages: int
+    is_cut: bool
+    """Whether the list points past the end of the file."""
+
+
+class _Flavour(NamedTuple):
+    """How TIFF (42) or BigTIFF (43) lays out a directory, in bytes."""
+
+    first: int
+    counter: int
+    tag: int
+    pointer: int
+
+
+_FLAVOURS = {42: _Flavour(4, 2, 12, 4), 43: _Flavour(8, 8, 20, 8)}
+
+
+def walk_pages(file: InputFile) -> Chain:
+    """Follow the chain of directories to its end.
+
+    Raises
+    ------
+    InputError
+        If this is no TIFF file, or the chain bites its tail.
+    """
+    head = file.read(0, 8)
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    flavour = _FLAVOURS.get(int.from_bytes(head[2:4], order))
+    if head[:2] not in (b"II", b"MM") or len(head) < 8 or flavour is None:
+        raise InputError(file.path, f"not a TIFF ({file.size} bytes)")
+    seen: set[int] = set()
+    where = flavour.first
+    while True:
+        pointer = file.read(where, flavour.pointer)
+        offset = int.from_bytes(pointer, order)
+        if len(pointer) < flavour.pointer or offset + flavour.counter > file.size:
+            return Chain(len(seen), True)
+        if offset == 0:
+            return Chain(len(seen), False)
+        if offset in seen:
+            raise InputError(file.path, f"page {len(seen)} points back to an earlier page")
+        n_tags = int.from_bytes(file.read(offset, flavour.counter), order)
+        if n_tags > _MAX_TAGS:
+            raise InputError(file.path, f"page {len(seen) + 1} claims {n_tags} tags")
+        where = offset + flavour.counter + n_tags * flavour.tag
+        if where + flavour.pointer > file.size:
+            return Chain(len(seen), True)
+        seen.add(offset)
+
+
+def check_page(file: InputFile, page: Page, first: Page, number: int) -> None:
+    """Refuse a page that is not gray, not like the first, or claims what the file cannot hold.
+
+    Parameters
+    ----------
+    file : InputFile
+        The file that holds the page.
+    page, first : tifffile.TiffPage
+        The page, and the one that it must be like.
+    number : int
+        The page's, from 1.
+    """
+    path = file.path
+    if page.samplesperpixel != 1:
+        raise InputError(path, f"{page.samplesperpixel} samples per pixel; expected gray")
+    if page.photometric == _PALETTE:
+        raise InputError(path, "palette colours; expected gray")
+    if len(page.shape) != 2 or min(page.shape) < 1:
+        raise InputError(path, f"page {number} has shape {page.shape}; expected Y,X")
+    if page.dtype is None:
+        raise InputError(path, f"{page.bitspersample}-bit sample format {page.sampleformat} not supported")
+    check_real(path, page.dtype)
+    if page.shape != first.shape or page.dtype != first.dtype:
+        raise InputError(path, f"page {number} is {_describe(page, first)}, page 1 is {_describe(first, page)}")
+    if page.compression not in (1, first.compression) or page is first:
+        _check_codec(file, page)
+    _check_claim(file, page)
+
+
+def _check_codec(file: InputFile, page: Page) -> None:
+    if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        what = f"compression {int(page.compression)} needs imagecodecs"
+        raise InputError(file.path, what, "pip install -U imagecodecs", code=ExitCode.UNAVAILABLE)
+
+
+def _check_claim(file: InputFile, page: Page) -> None:
+    """Refuse a page or tile that would be larger than its bytes can mean, before it is allocated."""
+    segment = page.tile if page.is_tiled else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+    claimed = page.dtype.itemsize * max(page.shape[0] * page.shape[1], segment[-1] * segment[-2])
+    if claimed > max(_MAX_SMALL, _MAX_RATIO * min(file.size, sum(page.databytecounts))):
+        raise InputError(file.path, f"claims {format_bytes(claimed)} in a {format_bytes(file.size)} file")
+
+
+def _describe(page: Page, other: Page) -> str:
+    height, width = page.shape
+    size = f"{height}x{width}"
+    return size if page.shape != other.shape else f"{size} {page.dtype}"
+
+
+def count_held_bytes(page: Page, file_size: int) -> int:
+    """Count the stored bytes of a page that lie inside the file."""
+    segments = zip(page.dataoffsets, page.databytecounts, strict=False)
+    return sum(min(count, max(0, file_size - offset)) for offset, count in segments)
+
+
+def decode_page(file: InputFile, page: Page, out: Counts) -> None:
+    """Decode the strips or tiles of a page into ``(y, x)`` `out`; those that were never written stay 0."""
+    out[...] = 0
+    for index, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        if count == 0:
+            continue
+        data = file.read(offset, count)
+        segment, (_, _, row, column, _), shape = page.decode(data, index, jpegtables=page.jpegtables)
+        height = min(shape[1], out.shape[0] - row)
+        width = min(shape[2], out.shape[1] - column)
+        out[row : row + height, column : column + width] = segment[0, :height, :width, 0]
