@@ -11,6 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 
 _BESIDE = (-4, -3, -2, 2, 3, 4)
+_SEGMENTS = 4
 
 
 class Seam(NamedTuple):
@@ -21,34 +22,20 @@ class Seam(NamedTuple):
     position: int
     """First row or column after the line."""
     excess: float
-    """``|mean|Δ| across - mean|Δ| beside| / mean|Δ| beside``."""
+    """Mean jump across the line over that beside it, less 1."""
 
 
-def line_excess(images: Floats, axis: int) -> Floats:
-    """Compare the mean step across each line of the image with the steps beside it.
-
-    Parameters
-    ----------
-    images : numpy.ndarray
-        ``(n, y, x)``.
-    axis : int
-        1 for lines between rows, 2 for lines between columns.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(length - 1,)``: entry i is the line between i and i + 1. Signed; 0 within 4 px of the edges.
-    """
-    step = np.abs(np.diff(images, axis=axis)).mean(axis=(0, 3 - axis), dtype=np.float64)
-    excess = np.zeros(len(step))
-    inner = np.arange(4, len(step) - 4)
-    beside = np.mean([step[inner + offset] for offset in _BESIDE], axis=0)
-    excess[inner] = np.divide(step[inner] - beside, beside, out=np.zeros(len(inner)), where=beside > 0)
-    return np.asarray(excess)
+def _excess(jumps: Floats) -> Floats:
+    """Compare each line's mean jump with those beside it; ``(lines, ...)``, 0 within 4 px of the edges."""
+    excess = np.zeros_like(jumps)
+    inner = np.arange(4, len(jumps) - 4)
+    beside = np.mean([jumps[inner + offset] for offset in _BESIDE], axis=0)
+    excess[inner] = np.divide(jumps[inner] - beside, beside, out=np.zeros_like(beside), where=beside > 0)
+    return excess
 
 
 def seam_metric(images: Floats, axis: int, borders: Collection[int]) -> float:
-    """Mean relative step across known tile borders.
+    """Compare the mean step across known tile borders with the steps beside them.
 
     Parameters
     ----------
@@ -62,34 +49,50 @@ def seam_metric(images: Floats, axis: int, borders: Collection[int]) -> float:
     Returns
     -------
     float
-        0 without seams or without borders.
+        ``|mean|Δ| across - mean|Δ| beside| / mean|Δ| beside``; 0 without borders.
     """
-    excess = line_excess(images, axis)
-    known = [border - 1 for border in borders if 0 < border <= len(excess)]
-    return float(abs(np.mean(excess[known]))) if known else 0.0
+    step = np.abs(np.diff(images, axis=axis)).mean(axis=(0, 3 - axis), dtype=np.float64)
+    known = [border - 1 for border in borders if 0 < border <= len(step)]
+    return float(abs(np.mean(_excess(step)[known]))) if known else 0.0
 
 
-def find_seams(images: Floats, least: float = 0.15, sigmas: float = 8.0) -> list[Seam]:
-    """Find lines whose step stands out, wherever they are.
+def _jumps(images: Floats, axis: int) -> Floats:
+    """Mean jump across each line, in each of four parts of its length: ``(length - 1, 4)``.
+
+    A jump is a step less the mean of the steps on either side, which takes the object's own slope away.
+    """
+    step = np.moveaxis(np.diff(images, axis=axis), axis, 0)
+    jump = np.zeros(step.shape, np.float32)
+    jump[1:-1] = np.abs(step[1:-1] - (step[:-2] + step[2:]) / 2)
+    parts = np.array_split(jump.mean(axis=1, dtype=np.float64), _SEGMENTS, axis=-1)
+    return np.stack([part.mean(axis=-1) for part in parts], axis=-1)
+
+
+def find_seams(images: Floats, least: float = 0.25, sigmas: float = 8.0) -> list[Seam]:
+    """Find lines that a jump follows from edge to edge, wherever they are.
 
     Parameters
     ----------
     images : numpy.ndarray
-        ``(n, y, x)`` frames of one movie: an object ends somewhere, a seam goes from edge to edge of all frames.
+        ``(n, y, x)`` frames of one movie.
     least : float
         Smallest excess that counts.
     sigmas : float
-        How many robust standard deviations of all lines it must exceed as well.
+        How many robust standard deviations of all lines' excess it must exceed as well.
 
     Returns
     -------
     list of Seam
-        The strongest first.
+        The strongest first. A straight edge of the object that is shorter than the image is not among them.
     """
     seams = []
     for axis, name in ((1, "y"), (2, "x")):
-        excess = line_excess(images, axis)
+        jumps = _jumps(images, axis)
+        excess, everywhere = _excess(jumps.mean(axis=1)), _excess(jumps).min(axis=1)
         spread = 1.4826 * float(np.median(np.abs(excess - np.median(excess))))
-        for line in np.flatnonzero(excess > max(least, sigmas * spread)):
-            seams.append(Seam(name, int(line) + 1, float(excess[line])))
+        found = (excess > max(least, sigmas * spread)) & (everywhere > least / 2)
+        found[1:-1] &= (excess[1:-1] >= excess[:-2]) & (
+            excess[1:-1] >= excess[2:]
+        )  # its neighbours jump half as much
+        seams += [Seam(name, int(line) + 1, float(excess[line])) for line in np.flatnonzero(found)]
     return sorted(seams, key=lambda seam: -seam.excess)

@@ -48,10 +48,36 @@ def _ring_of(shape: tuple[int, int]) -> tuple[npt.NDArray[np.intp], Floats]:
     return np.rint(radius * min(shape)).astype(np.intp), times
 
 
+def _taper(shape: tuple[int, int]) -> Floats:
+    return np.outer(np.hanning(shape[0] + 2)[1:-1], np.hanning(shape[1] + 2)[1:-1])
+
+
+def independent_fraction(shape: tuple[int, int]) -> float:
+    """Return the fraction of neighbouring Fourier coefficients on a line that the taper leaves independent.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(y, x)``.
+
+    Returns
+    -------
+    float
+        About 0.51; its square for a band that is much wider than a pixel.
+
+    References
+    ----------
+    Welch (1967), IEEE Trans. Audio Electroacoust. 15, 70-73: variance of spectra under a data window.
+    """
+    taper = _taper(shape)
+    return float(np.sum(taper**2) / np.sqrt(taper.size * np.sum(taper**4)))
+
+
 def ring_power(first: Floats, second: Floats) -> RingPower:
     """Sum cross spectrum and power over rings one pixel wide, and over the images of a stack.
 
-    The mean is removed and a Hann window applied, which leaves a quarter of the coefficients independent.
+    The mean is removed and a Hann window applied. It ties each coefficient to its neighbours: along a ring about
+    half of them stay independent (the window's equivalent number on one axis).
 
     Parameters
     ----------
@@ -71,8 +97,8 @@ def ring_power(first: Floats, second: Floats) -> RingPower:
     if first.shape != second.shape:
         raise ValueError(f"images must be of one shape, not {first.shape} and {second.shape}")
     shape = first.shape[-2:]
-    taper = np.outer(np.hanning(shape[0] + 2)[1:-1], np.hanning(shape[1] + 2)[1:-1])
-    independent = np.sum(taper**2) ** 2 / (taper.size * np.sum(taper**4)) / 2
+    taper = _taper(shape)
+    independent = independent_fraction(shape) / 2  # one half is the other's conjugate
     ring, times = _ring_of(shape)
     n_rings = min(shape) // 2 + 1
     sums = np.zeros((4, n_rings))
@@ -226,6 +252,7 @@ def correlation_with_signal(
     halves = fourier_ring_correlation(even, odd, pixel_size)
     across = fourier_ring_correlation(denoised, odd, pixel_size)
     told = halves.correlation > half_bit_threshold(halves.coefficients)
+    told[0] = False  # the mean was removed: what the taper leaves there correlates by itself
     with np.errstate(invalid="ignore", divide="ignore"):
         raw = np.where(told, np.sqrt(np.where(told, halves.correlation, 0)), np.nan)
         ratio = across.correlation / raw

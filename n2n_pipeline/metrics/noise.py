@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from n2n_pipeline.metrics.frc import fourier_ring_correlation, ring_power
+from n2n_pipeline.metrics.frc import fourier_ring_correlation, independent_fraction, ring_power
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -197,4 +197,5 @@ def fixed_pattern(even: Floats, odd: Floats, cutoff: float = 0.4) -> FixedPatter
     share = both / max(float(np.sqrt(power.first.sum() * power.second.sum())), np.finfo(float).tiny)
     fraction = float(power.coefficients[top].sum() / power.coefficients.sum())
     amplitude = np.sqrt(max(plateau, 0.0) * variance * share / fraction)
-    return FixedPattern(plateau, plateau * np.sqrt(2 * count), float(amplitude))
+    samples = 2 * count * independent_fraction(even.shape[-2:])  # rings are not independent of the next
+    return FixedPattern(plateau, float(plateau * np.sqrt(samples)), float(amplitude))

@@ -87,7 +87,9 @@ def unsupervised_mse(error: Floats, block: int = BLOCK_PX) -> Interval:
     Interval
         In squared units of the images; it can be zero or below where the noise outweighs the error.
     """
-    return bootstrap(block_sums(np.stack([error, np.ones_like(error)]), block), lambda s: s[..., 0] / s[..., 1])
+    counts = np.isfinite(error)
+    sums = block_sums(np.stack([np.where(counts, error, 0), counts]), block)
+    return bootstrap(sums, lambda s: s[..., 0] / s[..., 1])
 
 
 def unsupervised_psnr(mse: Interval, peak: float) -> Interval:
