@@ -1,3 +1,41 @@
-"""From a raw, noisy TEM movie to a denoised, time-resolved OME-Zarr movie by Noise2Noise."""
+"""From a raw, noisy TEM movie to a denoised, time-resolved OME-Zarr movie by Noise2Noise.
+
+A network learns to denoise from pairs of independent noisy averages of the same moment; nothing clean is needed.
+The stages meet on disk, and each is a function of this package, imported when it is first used:
+
+>>> import n2n_pipeline as n2n
+>>> sorted(n2n.__all__)[:4]
+['align', 'denoise', 'evaluate', 'export']
+
+``ingest`` turns a camera's file into a store of raw counts; ``align`` adds the drift; ``sweep`` chooses how many
+frames to average; ``pairs`` are the even and odd averages, lazily; ``train`` and ``denoise`` are the network's;
+``evaluate`` and ``report`` say whether to believe it; ``export`` hands it on; ``open_movie`` looks at any of it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "open_movie": ("store", "open_movie"),
+    "ingest": ("ingest", "ingest_movie"),
+    "align": ("drift", "align_store"),
+    "sweep": ("sweep", "sweep_windows"),
+    "pairs": ("pairs", "pairs"),
+    "train": ("training", "train_model"),
+    "denoise": ("inference.denoise", "denoise_store"),
+    "evaluate": ("evaluation.evaluate", "evaluate_store"),
+    "report": ("evaluation.report", "write_report"),
+    "export": ("export", "export_store"),
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, function = _HOMES[name]
+    return getattr(import_module(f"{__name__}.{module}"), function)

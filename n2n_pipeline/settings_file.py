@@ -121,11 +121,11 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            where = f"{name}:{event.start_mark.line + 1}"
+            where = f"{name}:{event.start_mark.line + 1 if event.start_mark else 1}"
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise _refused(where, "aliases (& and *) are not allowed in settings")
             if getattr(event, "tag", None):
-                raise _refused(where, f"tag {event.tag} is not allowed in settings")
+                raise _refused(where, "tags (!) are not allowed in settings")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise _refused(where, f"nested more than {MAX_DEPTH} deep")

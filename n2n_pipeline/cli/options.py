@@ -7,6 +7,7 @@ An option whose name holds two underscores is a setting: ``ingest__bin`` is ``in
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -22,37 +23,30 @@ Function = Callable[..., Any]
 PATH = click.Path(path_type=Path)
 
 
-class Ranges(click.ParamType[tuple[int, ...]]):
-    """``A:B`` ranges of whole numbers, parted by commas: ``0:100`` or ``Y0:Y1,X0:X1``."""
+def ranges(count: int) -> Callable[[str], tuple[int, ...]]:
+    """Return a parser of ``count`` ranges of whole numbers: ``0:100`` or ``Y0:Y1,X0:X1``.
 
-    name = "ranges"
+    Examples
+    --------
+    >>> ranges(2)("0:64,32:96")
+    (0, 64, 32, 96)
+    """
+    pattern = re.compile(",".join([r"(\d+):(\d+)"] * count))
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def parse(text: str) -> tuple[int, ...]:
+        match = pattern.fullmatch(text)
+        if not match:
+            raise click.BadParameter(f"{text!r} is not of the form {','.join(['A:B'] * count)}")
+        return tuple(map(int, match.groups()))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Turn the text into ``(a0, b0, a1, b1, ...)``."""
-        parts = [part.split(":") for part in str(value).split(",")]
-        try:
-            numbers = tuple(int(number) for part in parts for number in part)
-        except ValueError:
-            numbers = ()
-        if len(parts) != self.count or len(numbers) != 2 * self.count:
-            self.fail(f"{value!r} is not of the form {','.join(['A:B'] * self.count)}", param, ctx)
-        return numbers
+    return parse
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers parted by commas: ``2,4,8``."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Turn the text into numbers."""
-        try:
-            return tuple(int(number) for number in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not of the form 2,4,8", param, ctx)
+def numbers(text: str) -> tuple[int, ...]:
+    """Parse whole numbers parted by commas: ``2,4,8``."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise click.BadParameter(f"{text!r} is not of the form 2,4,8")
+    return tuple(map(int, text.split(",")))
 
 
 def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
@@ -101,8 +95,8 @@ ingest_options = _stack(
     setting("--dose-per-frame", "ingest.dose_per_frame", "EER: group to E electrons per pixel.", metavar="E"),
     setting("--superres", "ingest.superres", "EER: sub-pixels per pixel.", metavar="1|2|4"),
     setting("--bin", "ingest.bin", "Sum N by N pixels into one.", metavar="N"),
-    setting("--crop", "ingest.crop", "Keep a part of the field.", type=Ranges(2), metavar="Y0:Y1,X0:X1"),
-    setting("--frames", "ingest.frames", "Keep frames A to B - 1.", type=Ranges(1), metavar="A:B"),
+    setting("--crop", "ingest.crop", "Keep a part of the field.", type=ranges(2), metavar="Y0:Y1,X0:X1"),
+    setting("--frames", "ingest.frames", "Keep frames A to B - 1.", type=ranges(1), metavar="A:B"),
     setting("--pixel-size", "ingest.pixel_size_angstrom", "Å per pixel.", metavar="ANGSTROM"),
     setting("--unsigned", "ingest.unsigned", "MRC bytes are 0..255, against the standard.", **_flag),
     setting("--allow-truncated", "ingest.allow_truncated", "Keep the whole frames of a cut file.", **_flag),

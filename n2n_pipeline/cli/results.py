@@ -8,7 +8,7 @@ import click
 
 from n2n_pipeline.cli import options
 from n2n_pipeline.cli.faults import log_beside
-from n2n_pipeline.cli.options import PATH, Ranges, everywhere, print_json, print_lines
+from n2n_pipeline.cli.options import PATH, everywhere, print_json, print_lines, ranges
 
 
 @click.command()
@@ -26,7 +26,7 @@ def report(output: Path, target: Path | None) -> None:
 @click.command()
 @click.argument("store", type=PATH, metavar="OUT.zarr")
 @click.argument("file", type=PATH)
-@click.option("--frames", type=Ranges(1), metavar="A:B", help="Frames A to B - 1; default: all.")
+@click.option("--frames", type=ranges(1), metavar="A:B", help="Frames A to B - 1; default: all.")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=15, help="Of a video.")
 @click.option("--scale-bar", is_flag=True, help="Draw one into pictures and videos.")
 @everywhere

@@ -59,7 +59,7 @@ def align(store: Path, as_json: bool, config: RunConfig, restart: bool) -> None:
 
 @click.command()
 @click.argument("store", type=PATH)
-@options.setting("--windows", "sweep.windows", "Windows to score.", type=options.Numbers(), metavar="2,4,8,…")
+@options.setting("--windows", "sweep.windows", "Windows to score.", type=options.numbers, metavar="2,4,8,…")
 @click.option("-m", "--model", type=PATH, help="Score with this network instead of a plain mean.")
 @options.as_json
 @options.device
