@@ -14,7 +14,9 @@ frames to average; ``pairs`` are the even and odd averages, lazily; ``train`` an
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -39,3 +41,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, function = _HOMES[name]
     return getattr(import_module(f"{__name__}.{module}"), function)
+
+
+class _Package(ModuleType):
+    """Keeps ``n2n_pipeline.pairs`` the function when the import system would put the module of that name there."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
