@@ -124,22 +124,20 @@ def _outlying(mean: Floats, events: Floats) -> Bools:
     # Few electrons stray further upwards than a normal distribution does: Poisson's upper limit holds there.
     scale = np.abs(local) / np.maximum(events, 1e-12)
     upward = (special.gammaincinv(np.maximum(events, 1e-12) + 1.0, 1.0 - CHANCE) - events) * scale
-    return (strays > np.maximum(threshold, upward)) | (strays < -threshold)
+    return np.asarray((strays > np.maximum(threshold, upward)) | (strays < -threshold))
 
 
 def _stuck(variance: Floats, events: Floats) -> Bools:
     """Mark pixels that do not fluctuate where electrons must have arrived: chance of none is exp(-events)."""
     local = ndimage.median_filter(variance, NEIGHBOURHOOD, mode="mirror")
-    return (variance <= 0.01 * local) & (local > 0) & (events > -np.log(CHANCE))
+    return np.asarray((variance <= 0.01 * local) & (local > 0) & (events > -np.log(CHANCE)))
 
 
 def _broken_lines(variance: Floats) -> Bools:
     """Mark rows and columns whose variance, taken over their length, is not that of their neighbours."""
     bad = np.zeros(variance.shape, bool)
     for axis in (0, 1):
-        line = (
-            np.median(variance, axis=1 - axis) if min(variance.shape) >= 32 else variance.mean(axis=1 - axis)
-        )
+        line = np.median(variance, axis=1 - axis) if min(variance.shape) >= 32 else variance.mean(axis=1 - axis)
         local = ndimage.median_filter(line, NEIGHBOURHOOD, mode="mirror")
         broken = (line < local / LINE_RATIO) | (line > local * LINE_RATIO)
         bad |= np.expand_dims(broken, 1 - axis)

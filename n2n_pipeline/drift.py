@@ -138,13 +138,10 @@ def _read_spectra(movie: CorrectedMovie, config: AlignConfig, device: torch.devi
             binned = (binned - binned.mean(dim=(1, 2), keepdim=True)) * taper
             values[start : start + len(binned)] = torch.fft.rfft2(binned)[:, kept]
             advance(len(binned))
-    ring = np.rint(radius[keep] * min(height, width)).astype(np.int64)
-    return Spectra(
-        values,
-        *(torch.from_numpy(part[keep].astype(np.float32)).to(device) for part in (ky, kx, np.where(kx > 0, 2.0, 1.0))),
-        torch.from_numpy(ring).to(device),
-        binning,
-    )
+    weight = np.where(kx > 0, 2.0, 1.0)
+    ring = np.rint(radius * min(height, width))
+    on_device = [torch.from_numpy(part[keep].astype(np.float32)).to(device) for part in (ky, kx, weight, ring)]
+    return Spectra(values, on_device[0], on_device[1], on_device[2], on_device[3].long(), binning)
 
 
 def _choose_bin(n_frames: int, sides: tuple[int, ...], highest: float) -> int:
@@ -163,7 +160,7 @@ def _bin(frames: npt.NDArray[np.float32], by: int) -> npt.NDArray[np.float32]:
         return frames
     n, height, width = frames.shape
     trimmed = frames[:, : height // by * by, : width // by * by]
-    return trimmed.reshape(n, height // by, by, width // by, by).mean(axis=(2, 4), dtype=np.float32)
+    return np.asarray(trimmed.reshape(n, height // by, by, width // by, by).mean(axis=(2, 4), dtype=np.float32))
 
 
 def _valid_means(values: npt.NDArray[Any], valid: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -219,7 +216,9 @@ def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
     if len(pieces) == 1:
         return paths[0]
     ends = [(path[-1] - path[0]) / max(len(path) - 1, 1) for path in paths]
-    steps = [(len(a) * va + len(b) * vb) / 2 for a, b, va, vb in zip(paths, paths[1:], ends, ends[1:], strict=False)]
+    steps = [
+        (len(a) * va + len(b) * vb) / 2 for a, b, va, vb in zip(paths, paths[1:], ends, ends[1:], strict=False)
+    ]
     offsets = np.concatenate((np.zeros((1, 2)), np.cumsum(steps, axis=0)))
     offsets = _refine(spectra._replace(values=torch.stack(means)), offsets, config).position
     return np.concatenate([path + offset for path, offset in zip(paths, offsets, strict=True)])
@@ -300,7 +299,7 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
     slope = torch.cat(gradient).double().cpu().numpy()
     known = torch.cat(information).double().cpu().numpy().clip(min=1e-9)
     reach = 1 / (8 * band)  # an eighth of the finest wave: beyond it the parabola is not trusted
-    return position + np.clip(slope / known, -reach, reach), known
+    return np.asarray(position + np.clip(slope / known, -reach, reach)), known
 
 
 class _Smoothed(NamedTuple):

@@ -8,6 +8,7 @@ fewer frames, it is averaged over fewer, and the count says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,7 +94,7 @@ def whole_shifts(movie: CorrectedMovie) -> Ints:
 
 def stable_origin(shifts: Ints) -> Ints:
     """Return the ``(2,)`` shift at which the stable frame of reference sits: the middle of the drift's range."""
-    return (shifts.min(axis=0) + shifts.max(axis=0)) // 2
+    return np.asarray((shifts.min(axis=0) + shifts.max(axis=0)) // 2)
 
 
 def read_pairs(
@@ -130,11 +131,10 @@ def read_pairs(
     shape = movie.store.info.shape
     shifts = whole_shifts(movie)
     rows, cols = (_grown(part, size) for part, size in zip(region, shape[1:], strict=True))
-    extent = (rows.stop - rows.start, cols.stop - cols.start)
     needed = range(
         window_frames(shape[0], frames[0], window)[0], window_frames(shape[0], frames[-1], window)[-1] + 1
     )
-    source = _Source(movie, needed, frames, (rows, cols), shifts, frame_of_reference)
+    source = ShiftedFrames(movie, needed, frames, (rows, cols), shifts, frame_of_reference)
     inner = tuple(
         slice(wanted.indices(size)[0] - grown.start, wanted.indices(size)[1] - grown.start)
         for wanted, grown, size in zip(region, (rows, cols), shape[1:], strict=True)
@@ -144,9 +144,7 @@ def read_pairs(
         members = window_frames(shape[0], t, window)
         is_even = split_window(len(members), split, (t,))
         for (values, counts), chosen in zip(halves, (is_even, ~is_even), strict=True):
-            total, count = source.sum_frames(
-                t, [f for f, c in zip(members, chosen, strict=True) if c], extent
-            )
+            total, count = source.sum_frames(t, [f for f, c in zip(members, chosen, strict=True) if c])
             average = fill_unseen(total, count, movie.typical_value)
             values.append(average[inner])
             counts.append(count[inner].astype(np.float32))
@@ -179,8 +177,24 @@ def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> 
     return average.astype(np.float32)
 
 
-class _Source:
-    """The corrected frames that a block of windows needs, read once, and summed at their shifts."""
+class ShiftedFrames:
+    """Corrected frames, read once, that can be summed at the position of any of some output frames.
+
+    Parameters
+    ----------
+    movie : CorrectedMovie
+        Where they are read from.
+    needed : range
+        Frames to read.
+    frames : range
+        Output frames at whose positions they will be summed.
+    region : tuple of slice
+        Rows and columns of each output frame, with start and stop, within the image.
+    shifts : numpy.ndarray
+        ``(t, 2)`` whole pixels, of every frame of the movie.
+    frame_of_reference : str
+        ``camera`` or ``stable``.
+    """
 
     def __init__(
         self,
@@ -203,10 +217,15 @@ class _Source:
         )
         self._corrected: Corrected = movie.read(slice(needed.start, needed.stop), *self._read)
 
-    def sum_frames(
-        self, t: int, members: list[int], extent: tuple[int, int]
-    ) -> tuple[npt.NDArray[np.float64], Ints]:
-        """Sum frames at the position of output frame ``t``; also count the valid pixels."""
+    def sum_frames(self, t: int, members: Iterable[int]) -> tuple[npt.NDArray[np.float64], Ints]:
+        """Sum frames at the position of output frame ``t``.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            ``(y, x)`` sum in the movie's units, and how many frames had a valid pixel there.
+        """
+        extent = tuple(part.stop - part.start for part in self._region)
         total, count = np.zeros(extent, np.float64), np.zeros(extent, np.int64)
         anchor = self._shifts[t] if self._fixed is None else self._fixed
         values, valid = self._corrected
