@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
@@ -15,8 +13,10 @@ from n2n_pipeline.sources.movie import Counts, MovieInfo, MovieSource
 
 __all__ = ["Counts", "MovieInfo", "MovieSource", "open_movie", "read_image"]
 
-
+Reader = Callable[[Path, IngestConfig], MovieSource]
 _DEFAULTS = IngestConfig()
+_SER_MAGIC, _EMI_MAGIC = b"II\x97\x01", b"JK\0\2"
+_HEAD_BYTES = 216  # up to the end of MRC's stamps
 
 
 def open_movie(path: Path, options: IngestConfig = _DEFAULTS) -> MovieSource:
@@ -41,13 +41,16 @@ def open_movie(path: Path, options: IngestConfig = _DEFAULTS) -> MovieSource:
     InputError
         If there is no such file, or it holds no movie.
     """
-    source = _open(path, options)
-    if options.pixel_size_angstrom:
-        source.info = replace(source.info, pixel_size=options.pixel_size_angstrom)
+    source = _choose_reader(path)(path, options)
+    pixel_size = options.pixel_size_angstrom or source.info.pixel_size
+    warnings = source.info.warnings
+    if pixel_size is None:
+        warnings += ("the pixel size is unknown; give it with --pixel-size",)
+    source.info = replace(source.info, pixel_size=pixel_size, warnings=warnings)
     return source
 
 
-def read_image(path: Path) -> npt.NDArray[Any]:
+def read_image(path: Path) -> Counts:
     """Read a reference image (dark, gain, mask) of any known format.
 
     Parameters
@@ -75,14 +78,29 @@ def read_image(path: Path) -> npt.NDArray[Any]:
         source.close()
 
 
-def _open(path: Path, options: IngestConfig) -> MovieSource:
+def _choose_reader(path: Path) -> Reader:
+    """Return the reader of a file's format; what it needs is imported only then."""
     file = InputFile(path)
-    head = file.read(0, 216)
+    head = file.read(0, _HEAD_BYTES)
     file.close()
+    if head[:4] in (_SER_MAGIC, _EMI_MAGIC):
+        from n2n_pipeline.sources.ser import SerMovie
+
+        return SerMovie
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        from n2n_pipeline.sources.emd import EmdMovie
+
+        return EmdMovie
     if head[:2] in (b"II", b"MM"):
         from n2n_pipeline.sources.tiff import TiffMovie
 
-        return TiffMovie(path, options)
+        return TiffMovie
+    from n2n_pipeline.sources.dm_tags import is_dm
+
+    if is_dm(head):
+        from n2n_pipeline.sources.dm import DmMovie
+
+        return DmMovie
     from n2n_pipeline.sources.mrc import MrcMovie
 
-    return MrcMovie(path, options)
+    return MrcMovie

@@ -171,6 +171,42 @@ def check_range(start: int, stop: int, n_frames: int) -> None:
         raise ValueError(f"frames {start}:{stop} asked of a movie of {n_frames}")
 
 
+def accept_cut(path: Path, n_whole: int, n_promised: int, allow_truncated: bool, what: str | None = None) -> str:
+    """Return the warning that goes with the whole frames of a cut file, or refuse it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    n_whole, n_promised : int
+        Frames that it holds whole, and that it should.
+    allow_truncated : bool
+        Whether the user takes what there is.
+    what : str, optional
+        What was found, in the format's own terms.
+
+    Raises
+    ------
+    InputError
+        If the user does not, or nothing is whole.
+    """
+    if allow_truncated and n_whole:
+        return f"the file was cut: {n_whole} of {n_promised} frames kept"
+    what = what or f"frame {n_whole + 1} of {n_promised} cut; {count_frames(n_whole, 'whole ')}"
+    raise InputError(path, what, f"--allow-truncated keeps {n_whole}" if n_whole else "copy it again")
+
+
+def count_frames(n: int, adjective: str = "") -> str:
+    """Write a number of frames.
+
+    Examples
+    --------
+    >>> count_frames(1), count_frames(2, "whole ")
+    ('1 frame', '2 whole frames')
+    """
+    return f"{n} {adjective}frame{'' if n == 1 else 's'}"
+
+
 @contextlib.contextmanager
 def explaining(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever a format's library raises on a damaged file into one line for the user.

@@ -20,8 +20,17 @@ from mrcfile import dtypes as mrc_dtypes
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import InputFile, RawFrames, check_range, explaining, format_bytes
+from n2n_pipeline.sources.files import (
+    InputFile,
+    RawFrames,
+    accept_cut,
+    check_range,
+    count_frames,
+    explaining,
+    format_bytes,
+)
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.units import known, warn_if_oblong
 
 HEADER_BYTES = 1024
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
@@ -30,6 +39,7 @@ _FOUR_BIT = 101
 _BYTE_ORDERS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
 _IMOD_STAMP = b"DOMI"  # "IMOD" as a little-endian integer, at byte 152
 _SIGNED_FLAG = 1
+_ABSURD = 1000  # promised over real bytes: a damaged header rather than a cut file
 
 _Header = Any
 """One record of ``mrcfile.dtypes.HEADER_DTYPE``, in the file's byte order."""
@@ -90,8 +100,8 @@ class MrcMovie:
     def _open(self, options: IngestConfig) -> None:
         header, order, warnings = _read_header(self._file)
         promised = _plan(self.path, self._file.size, header)
-        layout = _keep_whole_frames(self.path, self._file.size, promised, options.allow_truncated)
-        warnings += _size_warnings(self._file.size, promised, layout)
+        layout, doubts = _keep_whole_frames(self.path, self._file.size, promised, options.allow_truncated)
+        warnings += doubts
         mode = int(header["mode"])
         dtype = np.dtype(order + _DTYPES[mode])
         columns = layout.row_bytes // dtype.itemsize
@@ -101,8 +111,7 @@ class MrcMovie:
             warnings += doubts
         facts: dict[str, Any] = {"pixel_size": _pixel_size(header), "software": _first_label(header)}
         facts |= _extended_facts(self._file, header, layout.shape[0])
-        if facts["pixel_size"] is None:
-            warnings.append("the pixel size is unknown; give it with --pixel-size")
+        warnings += warn_if_oblong(facts["pixel_size"], _pixel_size(header, "y"))
         self._four_bit = mode == _FOUR_BIT
         self._frames = frames._replace(dtype=dtype)
         self.info = MovieInfo(layout.shape, dtype.newbyteorder("="), "mrc", warnings=tuple(warnings), **facts)
@@ -151,34 +160,22 @@ def _plan(path: Path, file_size: int, header: _Header) -> _Layout:
     return _Layout(shape, HEADER_BYTES + extended_bytes, row_bytes)
 
 
-def _keep_whole_frames(path: Path, file_size: int, promised: _Layout, allow_truncated: bool) -> _Layout:
-    """Return the layout of the frames that the file holds whole, if it may hold fewer than promised."""
-    if promised.end <= file_size:
-        return promised
+def _keep_whole_frames(
+    path: Path, file_size: int, promised: _Layout, allow_truncated: bool
+) -> tuple[_Layout, list[str]]:
+    """Return the layout of the frames that the file holds whole, and what is odd about the file's size."""
     n_bytes, held = promised.end - promised.offset, file_size - promised.offset
-    n_whole = held // promised.frame_bytes
-    if n_whole and allow_truncated:
-        return promised._replace(shape=(n_whole, *promised.shape[1:]))
-    if n_bytes > 1000 * file_size:
-        what = f"header promises {format_bytes(n_bytes)}, file is {format_bytes(file_size)}"
-        raise InputError(path, what)
-    raise InputError(
-        path,
-        f"header promises {_frame_count(promised.shape[0])} ({n_bytes} B), "
-        f"file holds {_frame_count(n_whole, 'whole ')} ({held} B)",
-        f"--allow-truncated keeps {n_whole}" if n_whole else "the movie was cut: copy it again",
+    if held >= n_bytes:
+        return promised, [f"{held - n_bytes} bytes more than header promises"] if held > n_bytes else []
+    n_whole, n_promised = held // promised.frame_bytes, promised.shape[0]
+    if n_whole == 0 and n_bytes > _ABSURD * file_size:
+        raise InputError(path, f"header promises {format_bytes(n_bytes)}, file is {format_bytes(file_size)}")
+    what = (
+        f"header promises {count_frames(n_promised)} ({n_bytes} B), "
+        f"file holds {count_frames(n_whole, 'whole ')} ({held} B)"
     )
-
-
-def _frame_count(n: int, adjective: str = "") -> str:
-    return f"{n} {adjective}frame{'' if n == 1 else 's'}"
-
-
-def _size_warnings(file_size: int, promised: _Layout, kept: _Layout) -> list[str]:
-    if kept != promised:
-        return [f"the file was cut: {kept.shape[0]} of {_frame_count(promised.shape[0])} kept"]
-    extra = file_size - kept.end
-    return [f"{extra} bytes more than header promises"] if extra else []
+    warning = accept_cut(path, n_whole, n_promised, allow_truncated, what)
+    return promised._replace(shape=(n_whole, *promised.shape[1:])), [warning]
 
 
 def _byte_type(header: _Header, frame: Counts, unsigned: bool) -> tuple[np.dtype[Any], list[str]]:
@@ -199,11 +196,10 @@ def _byte_type(header: _Header, frame: Counts, unsigned: bool) -> tuple[np.dtype
     return np.dtype("i1"), [f"bytes read as signed, lowest {frame.min()}: if they are 0..255, give --unsigned"]
 
 
-def _pixel_size(header: _Header) -> float | None:
+def _pixel_size(header: _Header, axis: str = "x") -> float | None:
     """Å per pixel, or None where the cell or the grid is 0, negative or not a number."""
-    length, grid = float(header["cella"]["x"]), int(header["mx"])
-    size = length / grid if grid > 0 else 0.0
-    return size if 0 < size < float("inf") else None
+    length, grid = float(header["cella"][axis]), int(header[f"m{axis}"])
+    return known(length / grid if grid > 0 else None)
 
 
 def _first_label(header: _Header) -> str | None:
@@ -224,14 +220,14 @@ def _extended_facts(file: InputFile, header: _Header, n_frames: int) -> dict[str
         return {}
     block = np.frombuffer(raw, dtype, 1)[0]
     facts: dict[str, Any] = {
-        "pixel_size": _known(block["Pixel size X"], 1e10),  # m
-        "voltage": _known(block["HT"], 1e-3),  # V
+        "pixel_size": known(block["Pixel size X"], 1e10),  # m
+        "voltage": known(block["HT"], 1e-3),  # V
         "camera": _text(block["Camera name"]),
         "software": _text(block["Application"]),
     }
     if n_bytes // block_bytes == n_frames:  # one block per frame: its dose and time are the frame's
-        facts["dose_per_frame"] = _known(block["Dose"], 1e-20)  # e/m²
-        facts["frame_time"] = _known(block["Integration time"], 1.0)
+        facts["dose_per_frame"] = known(block["Dose"], 1e-20)  # e/m²
+        facts["frame_time"] = known(block["Integration time"], 1.0)
     return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -240,11 +236,6 @@ def _fei_dtype(kind: bytes, raw: bytes) -> np.dtype[Any]:
     little = int.from_bytes(raw[:4], "little") <= int.from_bytes(raw[:4], "big")
     dtype: np.dtype[Any] = mrc_dtypes.get_ext_header_dtype(kind, "<" if little else ">")
     return dtype
-
-
-def _known(value: Any, factor: float) -> float | None:
-    scaled = float(value) * factor
-    return scaled if 0 < scaled < float("inf") else None
 
 
 def _text(value: Any) -> str | None:

@@ -16,7 +16,7 @@ import tifffile
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import InputFile, RawFrames, check_range, explaining
+from n2n_pipeline.sources.files import InputFile, RawFrames, accept_cut, check_range, explaining
 from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.tiff_pages import Page, check_page, count_held_bytes, decode_page, walk_pages
 from n2n_pipeline.sources.tiff_tags import read_facts, read_leading_sizes
@@ -86,11 +86,11 @@ class TiffMovie:
         cut = self._find_cut(n_promised)
         warnings = facts.pop("warnings")
         if cut:
-            warnings += _accept_cut(self.path, cut, options.allow_truncated)
+            warnings += (accept_cut(self.path, cut.n_whole, cut.n_promised, options.allow_truncated, str(cut)),)
         n_frames = cut.n_whole if cut else n_promised
         height, width = first.shape
         dtype = np.dtype("u1") if first.dtype == np.dtype("?") else first.dtype.newbyteorder("=")
-        self.info = MovieInfo((n_frames, height, width), dtype, "tiff", warnings=tuple(warnings), **facts)
+        self.info = MovieInfo((n_frames, height, width), dtype, "tiff", warnings=warnings, **facts)
 
     def _find_cut(self, n_promised: int) -> _Cut | None:
         """Find the first page that the file does not hold whole."""
@@ -128,11 +128,3 @@ def _find_stack_cut(stack: RawFrames, n_promised: int) -> _Cut | None:
     if n_whole >= n_promised:
         return None
     return _Cut(n_whole, n_promised, f"{n_held - n_whole * stack.stride} of {stack.stride} bytes")
-
-
-def _accept_cut(path: Path, cut: _Cut, allow_truncated: bool) -> list[str]:
-    """Say in a warning what is kept of a cut file, or refuse it."""
-    if allow_truncated and cut.n_whole:
-        return [f"the file was cut: {cut.n_whole} of {cut.n_promised} frames kept"]
-    todo = f"--allow-truncated keeps {cut.n_whole}" if cut.n_whole else None
-    raise InputError(path, str(cut), todo)
