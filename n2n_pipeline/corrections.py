@@ -7,6 +7,7 @@ is invented for it here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -52,6 +53,15 @@ class Statistics:
             np.multiply(values, values, out=values)
             self._square += values
             self.n_frames += 1
+
+    @classmethod
+    def join(cls, bands: Sequence[Statistics]) -> Statistics:
+        """Put bands of rows, gathered apart over the same frames, one below the other."""
+        joined = cls((0, 0))
+        joined.n_frames = bands[0].n_frames
+        joined._sum = np.concatenate([band._sum for band in bands])
+        joined._square = np.concatenate([band._square for band in bands])
+        return joined
 
     def merge(self, other: Statistics) -> None:
         """Add what another part of the movie gathered."""

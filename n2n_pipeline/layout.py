@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numcodecs import Blosc
 
 from n2n_pipeline.records import Unit
 
@@ -45,7 +46,7 @@ def default_layout(shape: tuple[int, int, int], dtype: npt.DTypeLike) -> Layout:
     >>> default_layout((128, 4096, 4096), "int16").shards
     (4, 4096, 4096)
     >>> default_layout((1, 40000, 30000), "uint16").shards
-    (1, 8192, 8192)
+    (1, 10240, 7680)
     """
     kind = np.dtype(dtype)
     n_frames, height, width = shape
@@ -59,6 +60,7 @@ def default_layout(shape: tuple[int, int, int], dtype: npt.DTypeLike) -> Layout:
     frame_bytes = shard_y * shard_x * kind.itemsize
     wanted = min(max(SMALL_SHARD_BYTES // frame_bytes, SHARD_FRAMES), 16)
     frames = max(1, min(wanted, LARGE_SHARD_BYTES // frame_bytes, n_frames))
+    frames = 2 if frames == 3 < n_frames else frames
     chunk_t = math.gcd(frames, SHARD_FRAMES) if frames > SHARD_FRAMES else frames
     return Layout(
         shape,
@@ -96,6 +98,17 @@ def plan_units(layout: Layout) -> list[tuple[Unit, range]]:
         )
         for start in range(0, n_frames, step)
     ]
+
+
+def estimate_bytes(layout: Layout, sample: npt.NDArray[Any]) -> int:
+    """Estimate an array's size on disk from how well some of its frames compress."""
+    middle = tuple(
+        slice(side // 2 - min(side, CHUNK_PX) // 2, side // 2 + CHUNK_PX // 2) for side in sample.shape[1:]
+    )
+    block = np.ascontiguousarray(sample[:, *middle])
+    shuffle = Blosc.BITSHUFFLE if layout.dtype.itemsize == 1 else Blosc.SHUFFLE
+    ratio = len(Blosc(cname="zstd", clevel=1, shuffle=shuffle).encode(block)) / block.nbytes
+    return math.ceil(ratio * math.prod(layout.shape) * layout.dtype.itemsize)
 
 
 def round_mantissa(values: Floats, bits: int = 10) -> Floats:

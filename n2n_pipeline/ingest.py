@@ -1,0 +1,298 @@
+"""Camera file to store: raw counts, references and defects, in one pass and in bounded memory.
+
+A unit of work is one span of frames, which is one shard (or, for very large frames, a few). Threads take units in
+order; each reads, decodes, compresses, writes and records its own, so that all cores and the disk work at once and
+no more than one unit per thread is in memory. While the frames pass by, their mean and variance over time are
+gathered, from which defects are found. A run that was killed continues, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from n2n_pipeline import __version__
+from n2n_pipeline.config import IngestConfig
+from n2n_pipeline.corrections import Statistics, find_defects
+from n2n_pipeline.errors import ExitCode, InputError, printable
+from n2n_pipeline.files import digest_file, require_space
+from n2n_pipeline.gathering import Gatherer
+from n2n_pipeline.layout import Layout, default_layout, estimate_bytes, plan_units
+from n2n_pipeline.progress import progress
+from n2n_pipeline.records import Ledger, Unit
+from n2n_pipeline.references import read_references, suggest_orientation
+from n2n_pipeline.sources import open_movie
+from n2n_pipeline.sources.reduced import ReducedMovie
+from n2n_pipeline.store import References, create_store, write_frames, write_references
+
+SAMPLES = 64
+SAMPLE_BYTES = 1 << 16
+MOST_NOT_FINITE = 0.01
+MANY_SATURATED = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+def ingest_movie(
+    movie: Path,
+    output: Path,
+    config: IngestConfig | None = None,
+    restart: bool = False,
+    *,
+    threads: int | None = None,
+) -> Path:
+    """Turn a camera's movie into a store of raw counts, continuing where a killed run stopped.
+
+    Parameters
+    ----------
+    movie : pathlib.Path
+        Anything that `sources.open_movie` reads.
+    output : pathlib.Path
+        Store to write; its name ends in ``.zarr``.
+    config : IngestConfig, optional
+        References, and what is kept of the movie.
+    restart : bool
+        Throw away a store that was begun with other settings.
+    threads : int, optional
+        Units in work at a time; by default one per core.
+
+    Returns
+    -------
+    pathlib.Path
+        The store.
+
+    Raises
+    ------
+    InputError
+        If movie or references cannot be used, or the store not be written.
+    Stopped
+        If a signal asked to stop.
+    """
+    if output.suffix != ".zarr":
+        raise InputError(output, "a store's name must end in .zarr", code=ExitCode.USAGE)
+    config = config or IngestConfig()
+    with closing(open_movie(movie, config)) as source:
+        for warning in source.info.warnings:
+            _log.warning("%s: %s", printable(movie), warning)
+        reduced = ReducedMovie(source, config)
+        references = read_references(config, reduced, source.info)
+        plan = _plan(movie, output, config, reduced, references)
+        with Ledger(output, plan.fingerprint, list(plan.spans), restart) as ledger:
+            if not ledger.finished:
+                _write(plan, ledger, threads or _count_cores())
+    return output
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be read and written."""
+
+    movie: ReducedMovie
+    output: Path
+    config: IngestConfig
+    references: References
+    layout: Layout
+    spans: Mapping[Unit, range]
+    """Frames of every unit, in order."""
+    fingerprint: Mapping[str, Any]
+
+
+class _Findings(NamedTuple):
+    """What the frames themselves tell, by frame number."""
+
+    constant: list[int]
+    not_finite: list[int]
+    duplicates: list[list[int]]
+
+
+def _plan(movie: Path, output: Path, config: IngestConfig, reduced: ReducedMovie, references: References) -> _Plan:
+    layout = default_layout(reduced.info.shape, reduced.info.dtype)
+    fingerprint = {
+        "stage": "ingest",
+        "source": _identify(movie),
+        "settings": _settings(config),
+        "shards": list(layout.shards),
+        "chunks": list(layout.chunks),
+    }
+    return _Plan(reduced, output, config, references, layout, dict(plan_units(layout)), fingerprint)
+
+
+def _settings(config: IngestConfig) -> dict[str, Any]:
+    """Return settings as JSON, with the name and digest of each file instead of its path."""
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    for name in ("dark", "gain", "defects"):
+        file: Path | None = getattr(config, name)
+        if file is not None:
+            settings[name] = {"name": file.name, "sha256": digest_file(file)}
+    return settings
+
+
+def _identify(movie: Path) -> dict[str, Any]:
+    """Tell a movie from another without reading all of it: its size and a digest of samples spread over it."""
+    files = sorted(path for path in movie.iterdir() if path.is_file()) if movie.is_dir() else [movie]
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode(errors="surrogateescape"))
+        count = max(1, SAMPLES // len(files))
+        with path.open("rb") as file:
+            for index in range(count):
+                file.seek(max(0, size - SAMPLE_BYTES) * index // max(count - 1, 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return {
+        "name": printable(movie.name),
+        "size_bytes": sum(path.stat().st_size for path in files),
+        "sampled_sha256": digest.hexdigest(),
+    }
+
+
+def _write(plan: _Plan, ledger: Ledger, threads: int) -> None:
+    """Write what is pending, look at every frame, then add what only the whole movie tells."""
+    _check_space(plan)
+    provenance = {
+        "kind": "movie",
+        "version": __version__,
+        "source": plan.fingerprint["source"],
+        "settings": plan.fingerprint["settings"],
+    }
+    array = create_store(plan.output, plan.movie.info, plan.layout, provenance)
+    statistics = _Pass(plan, ledger, array).run(threads)
+    findings = _judge(plan, [ledger.notes(unit) for unit in plan.spans], array)
+    create_store(plan.output, plan.movie.info, plan.layout, {**provenance, "frames": findings._asdict()})
+    write_references(plan.output, _with_defects(plan, statistics))
+    ledger.complete()
+
+
+def _check_space(plan: _Plan) -> None:
+    sample = plan.movie.read_frames(0, min(plan.layout.chunks[0], plan.layout.shape[0]))
+    require_space(plan.output, estimate_bytes(plan.layout, sample))
+
+
+class _Pass:
+    """One pass over all frames: those of pending units are written, the statistics of all are gathered."""
+
+    def __init__(self, plan: _Plan, ledger: Ledger, array: zarr.Array[Any]) -> None:
+        self._plan, self._ledger, self._array = plan, ledger, array
+        self._pending = set(ledger.pending)
+        self._before = _stat(plan.movie.path)
+        self._gatherer = Gatherer(plan.layout.shape[1:])
+
+    def run(self, threads: int) -> Statistics:
+        """Do all units, ``threads`` at a time, and return the statistics."""
+        with progress("ingest", self._plan.layout.shape[0]) as step, ThreadPoolExecutor(threads) as pool:
+            running: deque[Future[int]] = deque()
+            try:
+                for turn, unit in enumerate(self._plan.spans):
+                    running.append(pool.submit(self._do, turn, unit))
+                    if len(running) > threads:
+                        step(running.popleft().result())
+                while running:
+                    step(running.popleft().result())
+            finally:
+                for future in running:
+                    future.cancel()
+        return self._gatherer.gathered()
+
+    def _do(self, turn: int, unit: Unit) -> int:
+        """Read one unit's frames, and write them if that is still to be done; return how many."""
+        span = self._plan.spans[unit]
+        try:
+            frames = self._plan.movie.read_frames(span.start, span.stop)
+            self._gatherer.accumulate(turn, frames)
+            if unit in self._pending:
+                with self._ledger.writing(unit) as notes:
+                    write_frames(self._array, span, frames)
+                    notes.update(_inspect(frames))
+                    self._check_unchanged()
+        except BaseException:
+            self._gatherer.give_up()
+            raise
+        return len(span)
+
+    def _check_unchanged(self) -> None:
+        movie = self._plan.movie.path
+        if _stat(movie) != self._before:
+            raise InputError(movie, "changed while reading", "wait until it is written")
+
+
+def _stat(movie: Path) -> tuple[int, int]:
+    found = movie.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _inspect(frames: npt.NDArray[Any]) -> dict[str, Any]:
+    """Note of every frame: checksum, its value if it has only one, pixels not finite, pixels at the type's end."""
+    notes: dict[str, Any] = {"crc32": [], "constant": [], "not_finite": [], "saturated": []}
+    for frame in frames:
+        low, high = frame.min(), frame.max()
+        notes["crc32"].append(zlib.crc32(frame))
+        notes["constant"].append(low.item() if low == high else None)
+        is_float = frame.dtype.kind == "f"
+        notes["not_finite"].append(int(np.count_nonzero(~np.isfinite(frame))) if is_float else 0)
+        full = not is_float and high == np.iinfo(frame.dtype).max
+        notes["saturated"].append(int(np.count_nonzero(frame == high)) if full else 0)
+    return notes
+
+
+def _judge(plan: _Plan, notes: list[dict[str, Any]], array: zarr.Array[Any]) -> _Findings:
+    """Refuse a movie that holds nothing to learn from; name frames and pixels that are odd."""
+    path, pixels = plan.movie.path, int(np.prod(plan.layout.shape[1:]))
+    by_frame = {key: [value for note in notes for value in note[key]] for key in notes[0]}
+    constants = set(by_frame["constant"])
+    if len(constants) == 1 and None not in constants:
+        raise InputError(path, f"all pixels equal {constants.pop():g}; nothing to learn")
+    lost = [t for t, count in enumerate(by_frame["not_finite"]) if count == pixels]
+    partly = sum(count for count in by_frame["not_finite"] if count < pixels)
+    share = partly / (pixels * len(by_frame["crc32"]))
+    if share > MOST_NOT_FINITE or len(lost) == len(by_frame["crc32"]):
+        raise InputError(path, f"{100 * max(share, len(lost) > 0):.1f}% of pixels are NaN or Inf")
+    constant = [t for t, value in enumerate(by_frame["constant"]) if value is not None]
+    findings = _Findings(constant, lost, _find_duplicates(by_frame, array))
+    for what, frames in findings._asdict().items():
+        if frames:
+            _log.warning("%s: %s frames: %s", printable(path), what.replace("_", " "), frames)
+    saturated = sum(by_frame["saturated"]) / (pixels * len(by_frame["crc32"]))
+    if saturated > MANY_SATURATED:
+        _log.warning("%s: %.1f%% of pixels are saturated", printable(path), 100 * saturated)
+    return findings
+
+
+def _find_duplicates(by_frame: Mapping[str, list[Any]], array: zarr.Array[Any]) -> list[list[int]]:
+    """Group frames that are equal, pixel by pixel; blank ones say nothing."""
+    same: dict[int, list[int]] = {}
+    for t, (checksum, constant) in enumerate(zip(by_frame["crc32"], by_frame["constant"], strict=True)):
+        if constant is None:
+            same.setdefault(checksum, []).append(t)
+    groups = [group for group in same.values() if len(group) > 1]
+    return [group for group in groups if all(_equal(array, group[0], t) for t in group[1:])]
+
+
+def _equal(array: zarr.Array[Any], first: int, second: int) -> bool:
+    return bool(np.array_equal(np.asarray(array[first]), np.asarray(array[second])))
+
+
+def _with_defects(plan: _Plan, statistics: Statistics) -> References:
+    """Add the defects that the movie shows, and say if its gain is the wrong way up."""
+    dark, gain, known = plan.references
+    better = suggest_orientation(plan.config, plan.movie, statistics.mean - (0 if dark is None else dark))
+    if better:
+        _log.warning("%s: the gain fits the movie better with %s", printable(plan.config.gain), better)
+    found = find_defects(statistics, dark, gain)
+    return References(dark, gain, found if known is None else found | known)
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
