@@ -10,11 +10,14 @@ import errno
 import logging
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -40,6 +43,7 @@ class OneLineErrors(click.Group):
         LOGGER.addHandler(notices)
         LOGGER.setLevel(logging.DEBUG)
         ctx.call_on_close(lambda: LOGGER.removeHandler(notices))
+        _end_like_interrupt(ctx)
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -54,6 +58,18 @@ class OneLineErrors(click.Group):
                 LOGGER.debug("%s", line, exc_info=error)
             click.echo(f"n2n-pipeline: error: {line}", err=True)
             ctx.exit(code)
+
+
+def _end_like_interrupt(ctx: click.Context) -> None:
+    """Let a batch system's signals end a command the way Ctrl-C does; long stages catch them themselves."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            number = getattr(signal, name)
+            ctx.call_on_close(partial(signal.signal, number, signal.signal(number, interrupt)))
 
 
 def explain(error: BaseException) -> tuple[str, ExitCode]:

@@ -105,12 +105,12 @@ ingest_options = _stack(
 
 
 def everywhere(function: Function) -> Function:
-    """Add the options that every command takes; a command that only reads has no use for seed and restart."""
+    """Add the options that every command takes; one that only reads has no use for most, and ignores them."""
 
     @_common
     @wraps(function)
     def command(*, seed: int | None, threads: int | None, quiet: bool, restart: bool, **given: Any) -> Any:
-        _prepare(quiet, threads)
+        set_quiet(quiet)
         return function(**given)
 
     return command
@@ -128,15 +128,20 @@ def configured(function: Function) -> Function:
         names = [name for name in given if "__" in name or name in ("seed", "threads", "device")]
         options = {name.replace("__", "."): given.pop(name) for name in names}
         config = load_settings(config_file, assignments, options)
-        _prepare(given.pop("quiet"), config.threads)
+        set_quiet(given.pop("quiet"))
+        if "device" in names:
+            _prepare_network(config.threads)
         return function(config=config, restart=restart, **given)
 
     return command
 
 
-def _prepare(quiet: bool, threads: int | None) -> None:
-    """Settle what must be settled before NumPy's and PyTorch's libraries load."""
-    set_quiet(quiet)
+def _prepare_network(threads: int | None) -> None:
+    """Settle memory and threads before the first tensor is made; for the commands that take ``--device``."""
+    from n2n_pipeline.device import set_threads, tune_allocator
+
+    tune_allocator()
+    set_threads(threads)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -37,13 +37,14 @@ def run(movie: Path, outdir: Path | None, config: RunConfig, restart: bool) -> N
 
 @click.command()
 @click.argument("outdir", default="n2n-demo", type=PATH)
+@options.device
 @configured
 def demo(outdir: Path, config: RunConfig, restart: bool) -> None:
     """Run everything on a small simulated movie that comes with the package, and compare with its truth."""
-    from n2n_pipeline.run import run_demo
+    from n2n_pipeline import run as road
 
     log_beside(outdir / "movie.zarr")
-    result = run_demo(outdir, restart=restart)
+    result = road.demo(outdir, config, restart)
     click.echo(f"before and after: {result.picture}")
     click.echo(f"report: {result.report}")
 

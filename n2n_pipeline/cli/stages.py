@@ -26,10 +26,12 @@ def ingest(movies: tuple[Path, ...], folder: Path | None, config: RunConfig, res
     OUT.zarr is by default the movie's name with .zarr, beside it. Of several movies, each gets a store in DIR.
     """
     from n2n_pipeline.ingest import ingest_movie
+    from n2n_pipeline.records import catch_signals
 
     for movie, output in _plan_stores(movies, folder):
         log_beside(output)
-        click.echo(ingest_movie(movie, output, config.ingest, restart))
+        with catch_signals():
+            click.echo(ingest_movie(movie, output, config.ingest, restart, threads=config.threads))
 
 
 def _plan_stores(words: tuple[Path, ...], folder: Path | None) -> list[tuple[Path, Path]]:
@@ -50,26 +52,36 @@ def _plan_stores(words: tuple[Path, ...], folder: Path | None) -> list[tuple[Pat
 @configured
 def align(store: Path, as_json: bool, config: RunConfig, restart: bool) -> None:
     """Estimate the drift in STORE and save it there as one shift per frame."""
-    from n2n_pipeline.run import align_store
+    from n2n_pipeline.device import choose_device
+    from n2n_pipeline.drift import align_store, describe_shifts
 
     log_beside(store)
-    result = align_store(store, config)
-    print_json(result) if as_json else click.echo(f"{store}: {len(result['shifts'])} shifts saved")
+    shifts = align_store(store, config.align, str(choose_device(config.device)))
+    if as_json:
+        rows = zip(shifts.dy_dx.tolist(), shifts.confidence.tolist(), strict=True)
+        print_json(
+            {"shifts": [{"t": t, "dy": dy, "dx": dx, "confidence": c} for t, ((dy, dx), c) in enumerate(rows)]}
+        )
+    else:
+        click.echo(describe_shifts(shifts))
 
 
 @click.command()
 @click.argument("store", type=PATH)
 @options.setting("--windows", "sweep.windows", "Windows to score.", type=options.numbers, metavar="2,4,8,…")
-@click.option("-m", "--model", type=PATH, help="Score with this network instead of a plain mean.")
+@click.option("-m", "--model", type=PATH, help="Score this network instead of a filtered mean.")
+@click.option("-o", "--output", type=PATH, help="Save the scores; default: window.json beside STORE.")
 @options.as_json
 @options.device
 @configured
-def sweep(store: Path, model: Path | None, as_json: bool, config: RunConfig, restart: bool) -> None:
+def sweep(
+    store: Path, model: Path | None, output: Path | None, as_json: bool, config: RunConfig, restart: bool
+) -> None:
     """Score averaging windows on STORE without a clean reference, and name the best."""
     from n2n_pipeline.sweep import sweep_windows
 
     log_beside(store)
-    result = sweep_windows(store, config.sweep, model)
+    result = sweep_windows(store, config.sweep, output or store.with_name("window.json"))
     print_json(result) if as_json else click.echo(f"window: {result['window']} frames")
 
 
@@ -83,10 +95,12 @@ def sweep(store: Path, model: Path | None, as_json: bool, config: RunConfig, res
 @configured
 def train(stores: tuple[Path, ...], output: Path, slurm: Path | None, config: RunConfig, restart: bool) -> None:
     """Train a network on the pairs of STORE...; a store may be a folder with even/ and odd/ images."""
+    from n2n_pipeline.records import catch_signals
     from n2n_pipeline.training import train_model
 
     log_beside(output)
-    click.echo(train_model(stores, output, config, restart=restart))
+    with catch_signals():
+        click.echo(train_model(stores, output, config, restart=restart))
 
 
 @click.command()
@@ -99,10 +113,13 @@ def train(stores: tuple[Path, ...], output: Path, slurm: Path | None, config: Ru
 def denoise(store: Path, model: Path, output: Path | None, config: RunConfig, restart: bool) -> None:
     """Denoise STORE with MODEL, resuming where it stopped; STORE may be a montage or a folder of images."""
     from n2n_pipeline.inference.denoise import denoise_store
+    from n2n_pipeline.records import catch_signals
 
     target = output or store.with_name("denoised.zarr")
     log_beside(target)
-    click.echo(f"{target}: {denoise_store(store, model, target, config.denoise, restart=restart)} shards written")
+    with catch_signals():
+        shards = denoise_store(store, model, target, config.denoise, config.device, restart)
+    click.echo(f"{target}: {shards} shards written")
 
 
 @click.command()
@@ -125,6 +142,7 @@ def pairs(store: Path, output: Path, config: RunConfig, restart: bool) -> None:
 @click.option("--movie", type=PATH, metavar="STORE", help="The raw movie; default: as OUT.zarr remembers.")
 @click.option("-m", "--model", type=PATH, help="The model; default: as OUT.zarr remembers.")
 @options.as_json
+@options.device
 @configured
 def evaluate(
     output: Path,
@@ -137,9 +155,11 @@ def evaluate(
 ) -> None:
     """Measure how far the denoised OUT.zarr can be believed."""
     from n2n_pipeline.evaluation.evaluate import evaluate_store
+    from n2n_pipeline.files import to_json, write_atomically
 
     log_beside(output)
     result = evaluate_store(output, truth, movie, model)
+    write_atomically(output.with_name("metrics.json"), to_json(result))
     print_json(result) if as_json else print_lines(result)
 
 
