@@ -15,6 +15,7 @@ Split = Literal["balanced", "interleaved", "adjacent", "random"]
 Frame = Literal["camera", "stable"]
 Window = Literal["auto"] | Positive
 Augment = Literal["off", "halves", "flips", "all"]
+Loss = Literal["l2", "l1", "huber", "l0"]
 
 
 class Settings(BaseModel):
@@ -104,7 +105,7 @@ class TrainConfig(Settings):
     """Side of a training patch."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
-    loss: Literal["l2", "l1", "huber", "l0"] = "l2"
+    loss: Loss = "l2"
     """L2 learns the mean and is right for counts; l1 and l0 are not at low dose."""
     ema_decay: float = Field(default=0.98, ge=0, lt=1)
     """Weights are averaged over steps with this memory; 0 turns it off."""
@@ -116,13 +117,21 @@ class TrainConfig(Settings):
     """Steps between validations on held-out patches."""
     save_every: Positive = 200
     """Steps between resume states, two of which are kept."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Validations without a lower loss after which training ends early; 0 uses the whole budget."""
+    init: Path | None = None
+    """Model to start from instead of random weights; its network is used."""
+    memory_gb: float = Field(default=2.0, gt=0)
+    """Memory for frames; a movie that is larger is sampled from regions that are replaced as training goes on."""
+    tensorboard: bool = False
+    """Write losses for TensorBoard too; needs the extra ``tensorboard``."""
 
 
 class TileConfig(Settings):
     """How inference cuts a frame; memory grows with (core_px + 2 halo_px)²."""
 
-    core_px: Positive = 512
-    """Side of the part of a tile that is kept, rounded to the network's stride."""
+    core_px: Positive | Literal["auto"] = "auto"
+    """Side of the part of a tile that is kept; by default as large as memory allows, up to 1024."""
     halo_px: Annotated[int, Field(ge=0)] | Literal["auto", "exact"] = "auto"
     """Context on each side: as measured on the network, or what makes tiles exact."""
     halo_error: float = Field(default=0.01, gt=0)
@@ -132,7 +141,7 @@ class TileConfig(Settings):
 
     @model_validator(mode="after")
     def _cores_hold_their_overlaps(self) -> Self:
-        if self.overlap_px > self.core_px // 2:
+        if self.core_px != "auto" and self.overlap_px > self.core_px // 2:
             raise ValueError(f"overlap_px is {self.overlap_px}, more than half of core_px, {self.core_px}")
         return self
 

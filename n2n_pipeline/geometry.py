@@ -28,6 +28,10 @@ class Range(NamedTuple):
         """Number of pixels."""
         return self.stop - self.start
 
+    def moved(self, by: int) -> Range:
+        """Return the range so many pixels further on."""
+        return Range(self.start + by, self.stop + by)
+
     def within(self, origin: int) -> slice:
         """Return the same pixels as a slice of an array whose first pixel is ``origin``."""
         return slice(self.start - origin, self.stop - origin)

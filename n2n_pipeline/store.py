@@ -37,6 +37,7 @@ __all__ = [
     "MovieStore",
     "References",
     "Shifts",
+    "add_array",
     "create_store",
     "default_layout",
     "open_store",
@@ -108,6 +109,13 @@ class MovieStore:
             names = ", ".join(itertools.islice(self._shards_in(region), 3)) or "a chunk"
             raise InputError(self.path, f"damaged at {names} ({error})", _AGAIN, ExitCode.CORRUPT) from error
 
+    def made_from(self, name: str) -> Path | None:
+        """Follow a denoised store's provenance to its ``movie`` or ``model``; None if it is not there any more."""
+        link = self.provenance.get(name)
+        path = link.get("path") if isinstance(link, Mapping) else link
+        target = self.path / path if isinstance(path, str) else None
+        return target.resolve() if target is not None and target.exists() else None
+
     def _shards_in(self, region: tuple[slice, slice, slice]) -> Iterator[str]:
         """Name the files of a store of ours that hold a region."""
         if not self.provenance or self.array.shards is None:
@@ -162,10 +170,22 @@ def create_store(
     root.create_group(RECORDS)
     for level in range(levels + 1):
         _create_array(root, str(level), halve(layout, level))
+    _write_contents(path, contents)
+    return _open_array(path, "0", "r+")
+
+
+def add_array(path: Path, name: str, layout: Layout) -> zarr.Array[Any]:
+    """Write the metadata of one more array beside array ``0`` and open it for writing; data there stays."""
+    contents: dict[str, Any] = {}
+    _create_array(zarr.create_group(MemoryStore(contents), zarr_format=3), name, layout)
+    _write_contents(path, {key: content for key, content in contents.items() if key.startswith(f"{name}/")})
+    return _open_array(path, name, "r+")
+
+
+def _write_contents(path: Path, contents: Mapping[str, Any]) -> None:
     for key, content in contents.items():
         (path / key).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path / key, content.to_bytes())
-    return _open_array(path, "0", "r+")
 
 
 def write_references(path: Path, references: References) -> None:

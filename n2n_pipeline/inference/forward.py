@@ -91,8 +91,8 @@ def denoise_frames(
     canvas = Canvas(plan, len(values))
     origin = (plan.source[0].start, plan.source[1].start)
     for tile in plan.tiles:
-        parts = (gather(image, tile, plan.shape, origin) for image in (values, counts))
-        canvas.blend(tile, run_network(denoiser, *parts, turns))
+        parts = [gather(image, tile, plan.shape, origin) for image in (values, counts)]
+        canvas.blend(tile, run_network(denoiser, parts[0], parts[1], turns))
     return canvas.image
 
 
@@ -102,7 +102,7 @@ def run_network(
     """Denoise ``(n, y, x)`` averages whose sides are multiples of the stride, ``batch`` of them at a time."""
     images = denoiser.prepare(values, counts)
     with torch.inference_mode(), autocast(denoiser.device, denoiser.dtype):
-        denoised = [_average_turns(denoiser.network, some, turns) for some in images.split(batch)]
+        denoised = [_average_turns(denoiser.network, some, turns) for some in torch.split(images, batch)]
     return denoiser.restore(torch.cat(denoised)[:, 0])
 
 

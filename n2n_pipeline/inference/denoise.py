@@ -1,0 +1,152 @@
+"""A noisy store becomes a denoised one: both halves of every frame's window through the network, averaged.
+
+One thread reads ahead, one computes, one writes. Each shard of the output is made from its own input and halo, in
+one order, so that a run that was killed and started again ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from n2n_pipeline.config import DenoiseConfig
+from n2n_pipeline.errors import InputError, Stopped
+from n2n_pipeline.geometry import Tile
+from n2n_pipeline.inference.forward import Canvas, choose_turns, run_network
+from n2n_pipeline.inference.inputs import Half
+from n2n_pipeline.inference.job import Job, plan_job
+from n2n_pipeline.inference.plan import Block
+from n2n_pipeline.inference.read_ahead import read_ahead
+from n2n_pipeline.layout import round_mantissa
+from n2n_pipeline.progress import progress
+from n2n_pipeline.records import Ledger, stop_requested
+
+Floats = npt.NDArray[np.float32]
+
+AHEAD = 2  # tiles that wait for the network
+
+
+class _Piece(NamedTuple):
+    """One tile of one block."""
+
+    block: Block
+    tile: Tile
+
+
+def denoise_store(
+    store: Path,
+    model: Path,
+    output: Path,
+    config: DenoiseConfig | None = None,
+    device: str = "auto",
+    restart: bool = False,
+) -> int:
+    """Denoise a store into an OME-Zarr store of the same shape and units.
+
+    Parameters
+    ----------
+    store : pathlib.Path
+        A movie's store. The only frame of a store of one frame, such as a montage, is itself what is denoised.
+    model : pathlib.Path
+        Folder of a trained model, or its weights file.
+    output : pathlib.Path
+        Store to write; one that was begun with the same settings is continued.
+    config : DenoiseConfig, optional
+        Tiles, frame of reference, type of the pixels, memory.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    restart : bool
+        Throw away what was begun with other settings.
+
+    Returns
+    -------
+    int
+        Blocks of shards written now; 0 if all were there.
+
+    Raises
+    ------
+    InputError
+        If the store or the model cannot be used, the output was begun with other settings, or the network
+        returns numbers that are not finite.
+    """
+    job = plan_job(store, model, output, config or DenoiseConfig(), device, restart)
+    blocks = job.blocks
+    with Ledger(output, job.fingerprint, [block.unit for block in blocks], restart) as ledger:
+        if ledger.finished:
+            return 0
+        arrays = job.create_output(output)
+        names = {unit.name for unit in ledger.pending}
+        pending = [block for block in blocks if block.unit.name in names]
+        _denoise_blocks(job, pending, arrays, ledger)
+        ledger.complete()
+    return len(pending)
+
+
+def _denoise_blocks(job: Job, blocks: Sequence[Block], arrays: Sequence[zarr.Array[Any]], ledger: Ledger) -> None:
+    """Read, denoise and write at once."""
+    pieces = [_Piece(block, tile) for block in blocks for tile in job.plan_block(block).tiles]
+    written: Future[None] | None = None
+    with (
+        progress("denoise", len(pieces), "tiles") as step,
+        ThreadPoolExecutor(1, "write") as writer,
+        closing(read_ahead(lambda piece: job.read(*piece), pieces, AHEAD)) as inputs,
+    ):
+        for block, of_block in groupby(inputs, lambda one: one[0].block):
+            plan = job.plan_block(block)
+            canvases = [Canvas(plan, len(block.frames)) for _ in arrays]
+            for piece, halves in of_block:
+                if stop_requested():
+                    raise Stopped(ledger.store)
+                _denoise_tile(job, piece.tile, halves, canvases)
+                step(1)
+            if written:
+                written.result()
+            written = writer.submit(_write_block, ledger, arrays, block, [canvas.image for canvas in canvases])
+        if written:
+            written.result()
+
+
+def _denoise_tile(job: Job, tile: Tile, halves: Sequence[Half], canvases: Sequence[Canvas]) -> None:
+    """Blend the mean of both denoised halves into the first canvas, and each half into its own, if it has one."""
+    turns = choose_turns(job.config.augment)
+    denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
+    mean = np.asarray(np.mean(denoised, axis=0, dtype=np.float32))
+    for canvas, image in zip(canvases, (mean, *denoised), strict=False):
+        canvas.blend(tile, image)
+
+
+def _write_block(
+    ledger: Ledger, arrays: Sequence[zarr.Array[Any]], block: Block, images: Sequence[Floats]
+) -> None:
+    rows, columns = (slice(*part) for part in block.region)
+    pixels = [_as_stored(image, array.dtype, ledger.store) for image, array in zip(images, arrays, strict=True)]
+    with ledger.writing(block.unit):
+        for array, image in zip(arrays, pixels, strict=True):
+            array[block.frames.start : block.frames.stop, rows, columns] = image
+
+
+def _as_stored(image: Floats, dtype: np.dtype[Any], output: Path) -> npt.NDArray[Any]:
+    """Round pixels to what is stored.
+
+    Raises
+    ------
+    InputError
+        If a pixel is not a number, or too large for a type of floats.
+    """
+    if not np.isfinite(image).all():
+        raise InputError(output, "the network returned NaN or Inf", "train the model again with a lower train.lr")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(image), limits.min, limits.max).astype(dtype)
+    largest = float(np.abs(image).max())
+    if largest > np.finfo(dtype).max:
+        raise InputError(output, f"{largest:g} is too large for {dtype}", "use --set denoise.dtype=float32")
+    return round_mantissa(image).astype(dtype)

@@ -1,0 +1,142 @@
+"""What a tile's network sees: both halves of the windows of some frames, mirrored at the image's ends.
+
+A movie of one frame, such as a montage, has no pair: the frame itself is the only half. Consecutive windows share
+most of their frames, and tiles share their halos, so decoded chunks of raw counts are kept while memory allows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from n2n_pipeline.config import Frame
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.geometry import Range, Tile
+from n2n_pipeline.inference.forward import gather
+from n2n_pipeline.pairs import FILL_REACH, fill_unseen, read_pairs
+from n2n_pipeline.store import MovieStore
+
+Floats = npt.NDArray[np.float32]
+Index = tuple[int, int, int]
+
+
+class Half(NamedTuple):
+    """One average per output frame, as it enters the network."""
+
+    values: Floats
+    """``(n, y, x)`` in the movie's units, finite everywhere."""
+    counts: Floats
+    """``(n, y, x)`` frames that contributed."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A movie as a network trained on windows of ``window`` frames sees it."""
+
+    movie: CorrectedMovie
+    window: int
+    frame_of_reference: Frame = "camera"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(y, x)`` of a frame."""
+        return self.movie.store.info.shape[1:]
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there are two halves."""
+        return self.movie.store.info.shape[0] > 1
+
+    def read(self, frames: range, tile: Tile) -> tuple[Half, ...]:
+        """Read what a tile needs of some output frames: two halves, or one where the movie is a single frame."""
+        rows, columns = tile.source(self.shape)
+        origin = (rows.start, columns.start)
+        halves = self._read_halves(frames, rows, columns) if self.has_pairs else self._read_frame(rows, columns)
+        return tuple(Half(*(gather(image, tile, self.shape, origin) for image in half)) for half in halves)
+
+    def _read_halves(self, frames: range, rows: Range, columns: Range) -> tuple[Half, ...]:
+        region = (rows.within(0), columns.within(0))
+        pair = read_pairs(self.movie, frames, region, self.window, frame_of_reference=self.frame_of_reference)
+        return Half(pair.even, pair.even_count), Half(pair.odd, pair.odd_count)
+
+    def _read_frame(self, rows: Range, columns: Range) -> tuple[Half]:
+        """Read the only frame; its pixels count as much as the network's half windows did in training."""
+        grown = [
+            Range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))
+            for part, size in zip((rows, columns), self.shape, strict=True)
+        ]
+        values, valid = self.movie.read(slice(0, 1), grown[0].within(0), grown[1].within(0))
+        typical = float(values.sum(dtype=np.float64) / max(int(valid.sum()), 1))
+        filled = fill_unseen(values[0].astype(np.float64), valid[0].astype(np.int64), typical)
+        inner = (rows.within(grown[0].start), columns.within(grown[1].start))
+        counts = valid[0][inner].astype(np.float32) * (self.window / 2)
+        return (Half(filled[inner][None], counts[None]),)
+
+
+def keep_chunks(store: MovieStore, budget_bytes: int) -> MovieStore:
+    """Return a store that keeps chunks it has decoded, up to so many bytes; for one reader at a time."""
+    kept = _KeptChunks(store.array, budget_bytes)
+    return replace(store, array=cast("zarr.Array[Any]", kept))
+
+
+class _KeptChunks:
+    """A Zarr array that remembers the chunks used last; everything but reading is the array's own."""
+
+    def __init__(self, array: zarr.Array[Any], budget_bytes: int) -> None:
+        self._array = array
+        self._chunks: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
+        self._bytes, self._budget = 0, budget_bytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._array, name)
+
+    def __getitem__(self, region: tuple[slice, slice, slice]) -> npt.NDArray[Any]:
+        wanted = [Range(*cut.indices(size)[:2]) for cut, size in zip(region, self._array.shape, strict=True)]
+        indices = [
+            range(part.start // chunk, -(-part.stop // chunk))
+            for part, chunk in zip(wanted, self._array.chunks, strict=True)
+        ]
+        found = self._load(indices)
+        result = np.empty([part.size for part in wanted], self._array.dtype)
+        for index, chunk in found.items():
+            target, source = zip(*map(_meet, wanted, index, self._array.chunks, chunk.shape), strict=True)
+            result[target] = chunk[source]
+        return result
+
+    def _load(self, indices: list[range]) -> dict[Index, npt.NDArray[Any]]:
+        """Return all chunks of a box, reading the smallest box around those that are not kept."""
+        box = cast("list[Index]", list(itertools.product(*indices)))
+        found = {index: self._chunks[index] for index in box if index in self._chunks}
+        missing = [index for index in box if index not in found]
+        if missing:
+            low, high = np.min(missing, axis=0), np.max(missing, axis=0) + 1
+            sides = np.array(self._array.chunks)
+            block = np.asarray(self._array[tuple(map(slice, low * sides, high * sides))])
+            for index in missing:
+                starts = (np.array(index) - low) * sides
+                part = block[tuple(map(slice, starts, starts + sides))]
+                found[index] = part.copy() if len(missing) > 1 else part
+        for index, chunk in found.items():
+            self._keep(index, chunk)
+        return found
+
+    def _keep(self, index: Index, chunk: npt.NDArray[Any]) -> None:
+        if index not in self._chunks:
+            self._bytes += chunk.nbytes
+        self._chunks[index] = chunk
+        self._chunks.move_to_end(index)
+        while self._bytes > self._budget and self._chunks:
+            self._bytes -= self._chunks.popitem(last=False)[1].nbytes
+
+
+def _meet(wanted: Range, index: int, side: int, size: int) -> tuple[slice, slice]:
+    """Where a chunk meets a region along one axis: slices into the region and into the chunk."""
+    first = index * side
+    start, stop = max(wanted.start, first), min(wanted.stop, first + size)
+    return slice(start - wanted.start, stop - wanted.start), slice(start - first, stop - first)

@@ -1,0 +1,138 @@
+"""One denoising job: a movie, a network and settings, resolved to what decides every byte of the output."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from n2n_pipeline.checkpoint import Denoiser, load_model, weights_digest
+from n2n_pipeline.config import DenoiseConfig
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.files import digest_json, read_json
+from n2n_pipeline.geometry import Range, Tile, TilePlan, plan_tiles
+from n2n_pipeline.inference.inputs import Half, Inputs, keep_chunks
+from n2n_pipeline.inference.plan import (
+    Block,
+    Choice,
+    choose,
+    memory_budget,
+    plan_blocks,
+    resolve_part,
+    tiling_of,
+)
+from n2n_pipeline.layout import Layout, default_layout
+from n2n_pipeline.records import store_digest
+from n2n_pipeline.store import ATTRIBUTE, MovieStore, add_array, create_store, open_store
+
+HALVES = ("even", "odd")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to denoise any block."""
+
+    inputs: Inputs
+    denoiser: Denoiser
+    config: DenoiseConfig
+    choice: Choice
+    part: tuple[Range, Range, Range]
+    """Frames, rows and columns of the movie that come out."""
+    layout: Layout
+    provenance: dict[str, Any]
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Arrays of the output: the mean of the halves, and the halves where they are kept."""
+        return ("0", *HALVES) if self.config.halves and self.inputs.has_pairs else ("0",)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Every block, in order."""
+        return plan_blocks(self.layout, self.arrays)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the output's bytes; where its inputs lie does not."""
+        return {key: value for key, value in self.provenance.items() if key not in ("movie", "model")}
+
+    def plan_block(self, block: Block) -> TilePlan:
+        """Return how a block's frames are tiled."""
+        tiling = tiling_of(self.choice, self.config.tile, self.denoiser.card.network)
+        rows, columns = (part.moved(whole.start) for part, whole in zip(block.region, self.part[1:], strict=True))
+        return plan_tiles(self.inputs.shape, tiling, (rows, columns))
+
+    def read(self, block: Block, tile: Tile) -> tuple[Half, ...]:
+        """Read what one tile of a block needs."""
+        first = self.part[0].start
+        return self.inputs.read(range(block.frames.start + first, block.frames.stop + first), tile)
+
+    def create_output(self, output: Path) -> tuple[zarr.Array[Any], ...]:
+        """Write the output's metadata and open its arrays for writing."""
+        info = self.inputs.movie.store.info
+        first = create_store(output, info, self.layout, self.provenance)
+        return first, *(add_array(output, name, self.layout) for name in self.arrays[1:])
+
+
+def plan_job(
+    store: Path, model: Path, output: Path, config: DenoiseConfig, device: str, restart: bool = False
+) -> Job:
+    """Open a movie and a network and settle how one is denoised with the other.
+
+    A choice that a run with the same settings has made is kept, unless ``restart`` throws it away.
+    """
+    movie, denoiser = open_store(store), load_model(model, device)
+    inputs = Inputs(
+        CorrectedMovie(keep_chunks(movie, memory_budget(config.memory_gb) // 3)),
+        denoiser.card.window,
+        config.frame_of_reference,
+    )
+    settled = {
+        "kind": "denoised",
+        "movie": os.path.relpath(store, output),
+        "movie_digest": _movie_digest(movie),
+        "model": os.path.relpath(model, output),
+        "weights_sha256": weights_digest(model),
+        "window": denoiser.card.window,
+        "frame_of_reference": config.frame_of_reference,
+        "settings": config.model_dump(mode="json", exclude={"memory_gb"}),
+    }
+    begun = None if restart else _begun_choice(output, settled)
+    choice = begun or choose(denoiser, inputs, config)
+    part = _resolve_part(movie, config)
+    layout = default_layout(
+        (part[0].size, part[1].size, part[2].size), _output_dtype(config.dtype, movie.info.dtype)
+    )
+    return Job(inputs, denoiser, config, choice, part, layout, {**settled, "choice": choice.model_dump()})
+
+
+def _begun_choice(output: Path, settled: dict[str, Any]) -> Choice | None:
+    root = read_json(output / "zarr.json") or {}
+    begun = root.get("attributes", {}).get(ATTRIBUTE, {})
+    same = all(begun.get(key) == value for key, value in settled.items() if key not in ("movie", "model"))
+    return Choice.model_validate(begun["choice"]) if same else None
+
+
+def _resolve_part(movie: MovieStore, config: DenoiseConfig) -> tuple[Range, Range, Range]:
+    n_frames, height, width = movie.info.shape
+    rows, columns = (config.region[:2], config.region[2:]) if config.region else (None, None)
+    return (
+        resolve_part(config.frames, n_frames, "frames"),
+        resolve_part(rows, height, "rows"),
+        resolve_part(columns, width, "columns"),
+    )
+
+
+def _movie_digest(movie: MovieStore) -> str:
+    """Digest a movie's content and shifts; of a store made elsewhere, which has none, what is known of it."""
+    content = store_digest(movie.path) or [movie.path.name, movie.info.shape, str(movie.info.dtype)]
+    return digest_json([content, None if movie.shifts is None else movie.shifts.dy_dx.tolist()])
+
+
+def _output_dtype(name: str, source: np.dtype[Any]) -> npt.DTypeLike:
+    return source if name == "source" else name

@@ -1,0 +1,132 @@
+"""What `denoise` will do, settled before any pixel is written: blocks of output shards, and how frames are tiled.
+
+What depends on the machine (tile, halo, device, precision, threads) is chosen once and saved with the output, so
+that a run that was stopped goes on with the same choice and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+from n2n_pipeline.checkpoint import Denoiser
+from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Settings, TileConfig
+from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.geometry import Range, Tiling, plan_tiles
+from n2n_pipeline.inference.halo import MeasuredHalo, measure_halo, sample_tiles
+from n2n_pipeline.inference.inputs import Half, Inputs
+from n2n_pipeline.layout import Layout
+from n2n_pipeline.model import exact_halo, stride
+from n2n_pipeline.records import Unit
+
+LARGEST_CORE_PX = 1024  # beyond it the halo costs little, and memory much
+BYTES_PER_CHANNEL = 40  # per pixel of a tile and channel of the network, at the moment that needs most
+SAMPLE_FRAMES = 3
+
+
+class Block(NamedTuple):
+    """What one task denoises and writes: whole shards of the output."""
+
+    unit: Unit
+    frames: range
+    """Frames of the output array."""
+    region: tuple[Range, Range]
+    """Rows and columns of the output array."""
+
+
+class Choice(Settings):
+    """What was chosen for this movie, model and machine; saved with the output."""
+
+    core_px: int
+    halo_px: int
+    halo_error: float
+    """Largest difference from untiled that was found, in standard deviations of the output's noise."""
+    device: str
+    precision: str
+    threads: int
+
+
+def plan_blocks(layout: Layout, arrays: Sequence[str] = ("0",)) -> list[Block]:
+    """Cut an output into blocks of one shard (of each of its arrays, which share the layout)."""
+    counts = (range(-(-size // shard)) for size, shard in zip(layout.shape, layout.shards, strict=True))
+    return [_plan_block(layout, arrays, index) for index in itertools.product(*counts)]
+
+
+def _plan_block(layout: Layout, arrays: Sequence[str], index: tuple[int, ...]) -> Block:
+    frames, rows, columns = (
+        Range(i * shard, min((i + 1) * shard, size))
+        for i, shard, size in zip(index, layout.shards, layout.shape, strict=True)
+    )
+    files = tuple(f"{array}/c/{'/'.join(map(str, index))}" for array in arrays)
+    name = f"frames-{frames.start:07d}-rows-{rows.start:06d}-columns-{columns.start:06d}"
+    return Block(Unit(name, files), range(*frames), (rows, columns))
+
+
+def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig) -> Choice:
+    """Choose the tile and its halo for a movie, a network and the memory there is."""
+    tile = config.tile
+    core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, config.memory_gb)
+    measured = _choose_halo(denoiser, inputs, tile, core)
+    return Choice(
+        core_px=core,
+        halo_px=measured.halo,
+        halo_error=measured.error,
+        device=denoiser.device.type,
+        precision=str(denoiser.dtype or torch.float32).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+
+
+def tiling_of(choice: Choice, tile: TileConfig, network: NetworkConfig) -> Tiling:
+    """Return how frames are cut."""
+    return Tiling(stride(network), choice.core_px, choice.halo_px, tile.overlap_px)
+
+
+def memory_budget(memory_gb: float | None) -> int:
+    """Return the bytes that may be used: as told, or half of what is free."""
+    return int(memory_gb * 1e9) if memory_gb else psutil.virtual_memory().available // 2
+
+
+def resolve_part(wanted: tuple[int, int] | None, size: int, what: str) -> Range:
+    """Return the part of an axis that was asked for, by default all of it.
+
+    Raises
+    ------
+    InputError
+        If the part is empty or leaves the axis [78].
+    """
+    start, stop = wanted or (0, size)
+    if not 0 <= start < stop <= size:
+        raise InputError(f"{start}:{stop}", f"not within the movie's {size} {what}", code=ExitCode.CONFIG)
+    return Range(start, stop)
+
+
+def _largest_core(denoiser: Denoiser, memory_gb: float | None) -> int:
+    """Return the largest core whose tile the network can take in a third of the memory, exact halo included."""
+    network = denoiser.card.network
+    side = math.isqrt(memory_budget(memory_gb) // 3 // (BYTES_PER_CHANNEL * network.width))
+    core = min(side - 2 * exact_halo(network), LARGEST_CORE_PX)
+    return max(core // stride(network), 1) * stride(network)
+
+
+def _choose_halo(denoiser: Denoiser, inputs: Inputs, tile: TileConfig, core: int) -> MeasuredHalo:
+    network = denoiser.card.network
+    exact = exact_halo(network)
+    if isinstance(tile.halo_px, int):
+        return MeasuredHalo(tile.halo_px, math.nan)
+    one_tile = len(plan_tiles(inputs.shape, Tiling(stride(network), core, 0)).tiles) == 1
+    if tile.halo_px == "exact" or one_tile:
+        return MeasuredHalo(exact, 0.0)
+    samples = sample_tiles(inputs.shape, stride(network), exact, SAMPLE_FRAMES)
+    n_frames = inputs.movie.store.info.shape[0]
+
+    def read(i: int, sample: Any) -> Sequence[Half]:
+        t = (2 * i + 1) * n_frames // (2 * len(samples))
+        return inputs.read(range(t, t + 1), sample)
+
+    return measure_halo(denoiser, samples, read, tile.halo_error)

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.geometry import Range, Span, Tile, mirrored
+from n2n_pipeline.inference.inputs import Inputs, keep_chunks
+from n2n_pipeline.pairs import read_pairs
+from n2n_pipeline.store import write_movie
+
+SHAPE = (9, 40, 30)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("n2n_pipeline.layout.SMALL_SHARD_BYTES", 1)
+        patch.setattr("n2n_pipeline.layout.CHUNK_PX", 16)
+        frames = np.random.default_rng(0).poisson(100, SHAPE).astype(np.uint16)
+        return write_movie(tmp_path_factory.mktemp("inputs") / "movie.zarr", frames)
+
+
+@st.composite
+def cuts(draw, size):
+    start = draw(st.integers(0, size - 1))
+    return slice(start, draw(st.integers(start + 1, size)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), budget=st.integers(0, 30_000))
+def test_kept_chunks_are_the_array_whatever_the_budget(store, data, budget):
+    kept = keep_chunks(store, budget).array
+    expected = np.asarray(store.array[...])
+    for _ in range(3):
+        region = tuple(data.draw(cuts(size)) for size in SHAPE)
+        np.testing.assert_array_equal(kept[region], expected[region])
+
+
+def test_kept_chunks_stay_within_the_budget(store):
+    kept = keep_chunks(store, 5000)
+    for row in range(40):
+        kept.read(slice(0, 9), slice(row, row + 1), slice(0, 30))
+        assert sum(chunk.nbytes for chunk in kept.array._chunks.values()) <= 5000
+
+
+def test_a_tile_past_the_ends_reads_mirrored_halves(store):
+    inputs = Inputs(CorrectedMovie(store), window=4)
+    tile = Tile(Span(Range(32, 48), Range(32, 40)), Span(Range(-8, 32), Range(0, 30)))
+    even, odd = inputs.read(range(2, 5), tile)
+    pair = read_pairs(CorrectedMovie(store), range(2, 5), (slice(0, 40), slice(0, 30)), window=4)
+    rows, columns = mirrored(Range(32, 48), 40), mirrored(Range(-8, 32), 30)
+    for half, whole in ((even, pair.even), (odd, pair.odd)):
+        np.testing.assert_array_equal(half.values, whole[:, rows][:, :, columns])
+    assert (even.counts == 2).all()
