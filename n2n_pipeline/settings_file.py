@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")  # more digits are a float, as int() 
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 Keys = tuple[str, ...]
+S = TypeVar("S", bound=Settings)
 
 
 class Given(NamedTuple):
@@ -35,7 +36,7 @@ class Given(NamedTuple):
 
 
 def load_settings(
-    file: Path | None = None, assignments: Iterable[str] = (), options: Mapping[str, object] | None = None
+    file: Path | None = None, assignments: Iterable[str] = (), options: Mapping[str, Given] | None = None
 ) -> RunConfig:
     """Resolve what a run is told; later sources win over earlier ones.
 
@@ -46,7 +47,7 @@ def load_settings(
     assignments : iterable of str
         ``a.b=c`` words; ``c`` is read as YAML.
     options : mapping, optional
-        ``{"a.b": value}`` as the options of a command gave them; None means not given.
+        ``{"a.b": Given("c", "--b")}``: what the options of a command gave.
 
     Returns
     -------
@@ -68,14 +69,24 @@ def load_settings(
         given |= _read_file(file)
     for word in assignments:
         given |= _read_assignment(word)
-    for name, value in (options or {}).items():
-        if value is not None:
-            keys = tuple(name.split("."))
-            given[keys] = Given(value, f"--{keys[-1].replace('_', '-')}")
-    try:
-        return RunConfig.model_validate(_nest(given))
-    except ValidationError as error:
-        raise _explain(error, given) from None
+    return _check(RunConfig, given | _read_options(options or {}))
+
+
+def check_options(model: type[S], options: Mapping[str, Given]) -> S:
+    """Make settings of any kind from a command's options.
+
+    Raises
+    ------
+    InputError
+        With exit code 78, naming the option.
+
+    Examples
+    --------
+    >>> from n2n_pipeline.config import TileConfig
+    >>> check_options(TileConfig, {"core_px": Given("256", "--core")}).core_px
+    256
+    """
+    return _check(model, _read_options(options))
 
 
 def dump_settings(config: Settings) -> str:
@@ -85,6 +96,17 @@ def dump_settings(config: Settings) -> str:
 
 def _refused(where: object, what: str, todo: str | None = None) -> InputError:
     return InputError(where, what, todo, ExitCode.CONFIG)
+
+
+def _check(model: type[S], given: Mapping[Keys, Given]) -> S:
+    try:
+        return model.model_validate(_nest(given))
+    except ValidationError as error:
+        raise _explain(model, error, given) from None
+
+
+def _read_options(options: Mapping[str, Given]) -> dict[Keys, Given]:
+    return {tuple(name.split(".")): entry for name, entry in options.items()}
 
 
 def _read_file(file: Path) -> dict[Keys, Given]:
@@ -190,13 +212,13 @@ def _nest(given: Mapping[Keys, Given]) -> dict[str, Any]:
     return nested
 
 
-def _explain(error: ValidationError, given: Mapping[Keys, Given]) -> InputError:
+def _explain(model: type[Settings], error: ValidationError, given: Mapping[Keys, Given]) -> InputError:
     """Turn the first complaint into a line; complaints about one value (a union's branches) belong together."""
     complaints = error.errors(include_url=False, include_context=False)
     keys = _given_keys(complaints[0]["loc"], given)
     where = next((entry.where for path, entry in given.items() if path[: len(keys)] == keys), "settings")
     if complaints[0]["type"] == "extra_forbidden":
-        return _refused(where, f"unknown key '{keys[-1]}'", _suggest(keys))
+        return _refused(where, f"unknown key '{keys[-1]}'", _suggest(model, keys))
     wishes = [_wish(c["msg"]) for c in complaints if _given_keys(c["loc"], given) == keys]
     name = ".".join(keys) or "settings"
     return _refused(where, f"{name} {' or '.join(wishes)}, got {complaints[0]['input']!r}")
@@ -224,14 +246,13 @@ def _wish(message: str) -> str:
     )
 
 
-def _suggest(keys: Keys) -> str:
-    names = list(_model_at(keys[:-1]).model_fields)
+def _suggest(model: type[Settings], keys: Keys) -> str:
+    names = list(_model_at(model, keys[:-1]).model_fields)
     close = get_close_matches(keys[-1], names, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(names)}"
 
 
-def _model_at(keys: Keys) -> type[Settings]:
-    model: type[Settings] = RunConfig
+def _model_at(model: type[Settings], keys: Keys) -> type[Settings]:
     for key in keys:
         annotation = model.model_fields[key].annotation
         choices = get_args(annotation) or (annotation,)

@@ -26,6 +26,7 @@ from n2n_pipeline import __version__
 from n2n_pipeline.errors import ExitCode, InputError, printable
 from n2n_pipeline.progress import is_quiet, terminal
 
+_LOG = "log file"  # key in the root context's meta
 LOGGER = logging.getLogger("n2n_pipeline")
 _CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
@@ -45,7 +46,9 @@ class OneLineErrors(click.Group):
         ctx.call_on_close(lambda: LOGGER.removeHandler(notices))
         _end_like_interrupt(ctx)
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            LOGGER.debug("done")
+            return result
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -54,7 +57,7 @@ class OneLineErrors(click.Group):
             line, code = explain(error)
             if code is ExitCode.BUG:
                 line += f"; please report it with {_keep_traceback(error)}"
-            else:
+            elif _log_file() is not None:
                 LOGGER.debug("%s", line, exc_info=error)
             click.echo(f"n2n-pipeline: error: {line}", err=True)
             ctx.exit(code)
@@ -112,12 +115,12 @@ class _Notices(logging.Handler):
 
 
 class _LogFile(logging.Handler):
-    """Appends records to a file; waits while its folder does not exist, so that a refused run leaves nothing."""
+    """Appends records, and first the command's words, to a file; waits while its folder does not exist."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, words: str) -> None:
         super().__init__()
         self.path = path
-        self.waiting: list[str] = []
+        self.waiting = [words]
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -130,21 +133,26 @@ class _LogFile(logging.Handler):
 
 def log_beside(output: Path) -> None:
     """Log this command to ``log.txt`` in the folder that holds, or will hold, its output."""
-    handler = _LogFile(output.absolute().parent / "log.txt")
+    job = os.environ.get("SLURM_JOB_ID")
+    where = f"{platform.node()} pid {os.getpid()}" + (f" job {job}" if job else "")
+    words = printable(" ".join(sys.argv[1:]))
+    handler = _LogFile(output.absolute().parent / "log.txt", f"n2n-pipeline {__version__} on {where}: {words}\n")
     context = click.get_current_context()
-    context.find_root().meta[_LogFile.__name__] = handler.path
+    context.find_root().meta[_LOG] = handler.path
     context.call_on_close(lambda: LOGGER.removeHandler(handler))
     LOGGER.addHandler(handler)
-    job = os.environ.get("SLURM_JOB_ID")
-    words = printable(" ".join(sys.argv[1:]))
-    where = f"{platform.node()} pid {os.getpid()}" + (f" job {job}" if job else "")
-    LOGGER.debug("n2n-pipeline %s on %s: %s", __version__, where, words)
+
+
+def _log_file() -> Path | None:
+    """Return the command's log file, once it has one; a command that is refused at once leaves none."""
+    path: Path | None = click.get_current_context().find_root().meta.get(_LOG)
+    return path if path is not None and path.exists() else None
 
 
 def _keep_traceback(error: BaseException) -> Path:
     """Write a traceback to the command's log file, or to a new file where it has none, and name the file."""
     text = "".join(traceback.format_exception(error))
-    path: Path | None = click.get_current_context().find_root().meta.get(_LogFile.__name__)
+    path: Path | None = click.get_current_context().find_root().meta.get(_LOG)
     if path is not None:
         with suppress(OSError):
             _append(path, text)

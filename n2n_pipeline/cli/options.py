@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from n2n_pipeline import __version__
 from n2n_pipeline.progress import set_quiet
+
+if TYPE_CHECKING:
+    from n2n_pipeline.settings_file import Given
 
 Function = Callable[..., Any]
 
@@ -126,7 +129,7 @@ def configured(function: Function) -> Function:
         from n2n_pipeline.settings_file import load_settings
 
         names = [name for name in given if "__" in name or name in ("seed", "threads", "device")]
-        options = {name.replace("__", "."): given.pop(name) for name in names}
+        options = as_given({name: given.pop(name) for name in names})
         config = load_settings(config_file, assignments, options)
         set_quiet(given.pop("quiet"))
         if "device" in names:
@@ -134,6 +137,16 @@ def configured(function: Function) -> Function:
         return function(config=config, restart=restart, **given)
 
     return command
+
+
+def as_given(values: Mapping[str, Any]) -> dict[str, Given]:
+    """Say of every option that was given which setting it is, and how the user wrote it."""
+    from n2n_pipeline.settings_file import Given
+
+    written = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
+    return {
+        name.replace("__", "."): Given(value, written[name]) for name, value in values.items() if value is not None
+    }
 
 
 def _prepare_network(threads: int | None) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,25 +30,38 @@ def report(output: Path, target: Path | None) -> None:
 @click.argument("store", type=PATH, metavar="OUT.zarr")
 @click.argument("file", type=PATH)
 @click.option("--frames", type=ranges(1), metavar="A:B", help="Frames A to B - 1; default: all.")
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=15, help="Of a video.")
-@click.option("--scale-bar", is_flag=True, help="Draw one into pictures and videos.")
+@click.option("--region", type=ranges(2), metavar="Y0:Y1,X0:X1", help="Part of the image; default: all.")
+@click.option("--bin", metavar="N", help="Average N by N pixels into one.")
+@click.option("--half", is_flag=True, default=None, help="MRC of 16-bit floats.")
+@click.option("--fps", metavar="N", help="Frames shown per second in a video.")
+@click.option("--scale-bar/--no-scale-bar", default=None, help="In pictures and videos; default: yes.")
 @everywhere
-def export(store: Path, file: Path, frames: tuple[int, int] | None, fps: float, scale_bar: bool) -> None:
+def export(store: Path, file: Path, **given: Any) -> None:
     """Write OUT.zarr to FILE: .mrc, .tif, .png or .mp4."""
+    from n2n_pipeline.config import ExportConfig
     from n2n_pipeline.export import export_store
+    from n2n_pipeline.settings_file import check_options
 
-    export_store(store, file, frames=frames, fps=fps, scale_bar=scale_bar)
-    click.echo(file)
+    click.echo(export_store(store, file, check_options(ExportConfig, options.as_given(given))))
 
 
 @click.command()
 @click.argument("stores", nargs=-1, required=True, type=PATH, metavar="OUT.zarr...")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Network address to listen on.")
+@click.option("--expose", is_flag=True, help="Allow an address that other machines can reach.")
+@click.option("--no-browser", is_flag=True, help="Print the address and leave opening it to you.")
 @everywhere
-def view(stores: tuple[Path, ...]) -> None:
-    """Open stores side by side in a viewer in the browser; works offline."""
+def view(stores: tuple[Path, ...], address: str, expose: bool, no_browser: bool) -> None:
+    """Open stores side by side in a viewer in the browser, until Ctrl-C; works offline."""
     from n2n_pipeline.view import serve
 
-    serve(stores)
+    with serve(stores, address, expose) as viewing:
+        click.echo(viewing.url)
+        click.echo(f"in napari: {viewing.napari}")
+        if not no_browser:
+            click.launch(viewing.url)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 @click.command()

@@ -1,0 +1,75 @@
+"""What all tests share: which of them this machine can run, the command as a user types it, example movies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from n2n_pipeline.progress import set_quiet
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+NEEDS = {
+    "gpu": (_has_gpu, "no CUDA device"),
+    "slurm": (lambda: shutil.which("slurmctld") is not None, "no SLURM installed"),
+    "browser": (lambda: bool(shutil.which("chromium") and find_spec("selenium")), "no Chromium with selenium"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, (is_there, reason) in NEEDS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not is_there():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _loud_again():
+    """A command run in this process may have been told to be quiet."""
+    yield
+    set_quiet(False)
+
+
+@pytest.fixture(scope="session")
+def n2n_pipeline() -> Command:
+    """The command, in a process of its own: ``n2n_pipeline("info", path)``."""
+
+    def run(*words: object, cwd: Path | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+        root = str(Path(__file__).parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        return subprocess.run(
+            [sys.executable, "-m", "n2n_pipeline", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            timeout=timeout,
+            env=environment,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def example_movies() -> Path:
+    """The folder of larger example movies, where there is one."""
+    folder = os.environ.get("N2N_DATA")
+    if not folder:
+        pytest.skip("N2N_DATA, a folder of example movies, is not set")
+    return Path(folder)
