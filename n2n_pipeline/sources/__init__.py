@@ -92,9 +92,7 @@ def _choose_reader(path: Path) -> Reader:
 
         return EmdMovie
     if head[:2] in (b"II", b"MM"):
-        from n2n_pipeline.sources.tiff import TiffMovie
-
-        return TiffMovie
+        return _choose_tiff_reader(path)
     from n2n_pipeline.sources.dm_tags import is_dm
 
     if is_dm(head):
@@ -104,3 +102,20 @@ def _choose_reader(path: Path) -> Reader:
     from n2n_pipeline.sources.mrc import MrcMovie
 
     return MrcMovie
+
+
+def _choose_tiff_reader(path: Path) -> Reader:
+    from n2n_pipeline.sources.tiff_pages import is_eer
+
+    file = InputFile(path)
+    try:
+        has_events = is_eer(file)
+    finally:
+        file.close()
+    if has_events:
+        from n2n_pipeline.sources.eer import EerMovie
+
+        return EerMovie
+    from n2n_pipeline.sources.tiff import TiffMovie
+
+    return TiffMovie

@@ -1,8 +1,8 @@
 """EMD movies, Velox's and Berkeley's, and plain HDF5: one dataset of images in an HDF5 file.
 
 Velox keeps ``(y, x, t)`` under ``/Data/Image/…/Data`` with a JSON text per frame; Berkeley marks its groups with
-``emd_group_type`` and keeps the axes beside ``data``. In any other file the user names the dataset if there are
-several.
+``emd_group_type`` and names the axes beside ``data``, in any order. In other files axes are ``t y x``, and the
+user names the dataset if there are several.
 """
 
 from __future__ import annotations
@@ -61,13 +61,11 @@ class EmdMovie:
         if self._raw:
             return self._raw.read(start, stop)
         with explaining(self.path, "HDF5"):
-            if self._dataset.ndim == 2:
-                frames = self._dataset[...][None][start:stop]
-            elif self._is_velox:
-                frames = np.ascontiguousarray(np.moveaxis(self._dataset[:, :, start:stop], 2, 0))
-            else:
-                frames = self._dataset[start:stop]
-            return to_native(frames.astype(self._dataset.dtype, copy=False))
+            where = [slice(None)] * self._dataset.ndim
+            if self._dataset.ndim == 3:
+                where[self._order[0]] = slice(start, stop)
+            frames = self._dataset[tuple(where)].transpose(self._order)
+            return to_native(np.ascontiguousarray(frames.reshape(stop - start, *self.info.shape[1:])))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -78,13 +76,14 @@ class EmdMovie:
     def _open(self, options: IngestConfig) -> None:
         name, self._dataset = _choose_dataset(self.path, self._hdf, options.dataset)
         check_dataset(self.path, self._dataset)
-        self._is_velox = bool(_VELOX_IMAGE.fullmatch(name))
-        dtype = self._dataset.dtype
-        check_real(self.path, dtype)
-        shape = _movie_shape(self.path, self._dataset.shape, self._is_velox)
-        facts = _velox_facts(self._dataset) if self._is_velox else _berkeley_facts(self._dataset)
-        self.info = MovieInfo(shape, dtype.newbyteorder("="), "emd", **facts)
-        if self._dataset.ndim == 2 or not self._is_velox:
+        check_real(self.path, self._dataset.dtype)
+        is_velox = bool(_VELOX_IMAGE.fullmatch(name))
+        axes = [_read_axis(self._dataset.parent, number + 1) for number in range(self._dataset.ndim)]
+        self._order = (2, 0, 1) if is_velox and len(axes) == 3 else _order_axes([axis.name for axis in axes])
+        shape = _movie_shape(self.path, self._dataset.shape, self._order)
+        facts = _velox_facts(self._dataset) if is_velox else _axis_facts([axes[i] for i in self._order])
+        self.info = MovieInfo(shape, self._dataset.dtype.newbyteorder("="), "emd", **facts)
+        if list(self._order) == sorted(self._order):
             self._raw = _locate_frames(self.path, self._dataset, shape)
 
 
@@ -109,7 +108,7 @@ def _choose_dataset(path: Path, hdf: h5py.File, wanted: str | None) -> tuple[str
 
 def _is_berkeley(dataset: h5py.Dataset) -> bool:
     group = dataset.parent
-    return dataset.name == f"{group.name}/data" and group.attrs.get("emd_group_type", 0) == 1
+    return bool(dataset.name == f"{group.name}/data" and group.attrs.get("emd_group_type", 0) == 1)
 
 
 def _list_names(names: Any) -> str:
@@ -117,13 +116,10 @@ def _list_names(names: Any) -> str:
     return ", ".join(listed[:_MAX_LISTED]) + (", …" if len(listed) > _MAX_LISTED else "")
 
 
-def _movie_shape(path: Path, shape: tuple[int, ...], is_velox: bool) -> tuple[int, int, int]:
-    if len(shape) == 2:
-        shape = (1, *shape)
-    elif len(shape) == 3 and is_velox:
-        shape = (shape[2], shape[0], shape[1])
-    if len(shape) != 3:
-        raise InputError(path, f"{len(shape)}-D data {shape}; expected T,Y,X")
+def _movie_shape(path: Path, stored: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(stored) not in (2, 3):
+        raise InputError(path, f"{len(stored)}-D data {stored}; expected T,Y,X")
+    shape = (1, *(stored[axis] for axis in order))[-3:]
     if shape[0] == 0:
         raise InputError(path, "no frames")
     if min(shape) < 1:
@@ -182,20 +178,43 @@ def _number(text: Any) -> float | None:
         return None
 
 
-def _berkeley_facts(dataset: h5py.Dataset) -> dict[str, Any]:
-    """Read pixel size and frame time off the axes ``dim1``, ``dim2``, … beside the data."""
-    *others, y_step, x_step = [_axis_step(dataset.parent, axis + 1) for axis in range(dataset.ndim)]
-    x_size, y_size = to_angstrom(*x_step), to_angstrom(*y_step)
-    return {
-        "pixel_size": x_size,
-        "frame_time": to_seconds(*others[0]) if others else None,
-        "warnings": warn_if_oblong(x_size, y_size),
-    }
+class _Axis(NamedTuple):
+    """One of Berkeley's ``dim1``, ``dim2``, …: its name, step and the step's unit."""
+
+    name: str = ""
+    step: float | None = None
+    unit: str = ""
 
 
-def _axis_step(group: h5py.Group, number: int) -> tuple[float | None, str]:
+def _read_axis(group: h5py.Group, number: int) -> _Axis:
     axis = group.get(f"dim{number}")
     if not isinstance(axis, h5py.Dataset) or axis.ndim != 1 or axis.size < 2 or axis.dtype.kind not in "iuf":
-        return None, ""
+        return _Axis()
     first, second = axis[:2].astype(np.float64)
-    return float(second - first), read_text(axis, "units")
+    return _Axis(read_text(axis, "name").strip().lower(), float(second - first), read_text(axis, "units"))
+
+
+def _order_axes(names: list[str]) -> tuple[int, ...]:
+    """Return which stored axis is t, y and x; as stored unless both y and x are named.
+
+    Examples
+    --------
+    >>> _order_axes(["x", "y", "time"]), _order_axes(["", "", ""]), _order_axes(["y", "x"])
+    ((2, 1, 0), (0, 1, 2), (0, 1))
+    """
+    axes = range(len(names))
+    if names.count("x") == names.count("y") == 1:
+        y, x = names.index("y"), names.index("x")
+        return (*(axis for axis in axes if axis not in (y, x)), y, x)
+    return tuple(axes)
+
+
+def _axis_facts(axes: list[_Axis]) -> dict[str, Any]:
+    """Turn the steps along t, y and x into frame time and pixel size."""
+    *others, y, x = [_Axis(), _Axis(), *axes]
+    x_size, y_size = to_angstrom(x.step, x.unit), to_angstrom(y.step, y.unit)
+    return {
+        "pixel_size": x_size,
+        "frame_time": to_seconds(others[-1].step, others[-1].unit),
+        "warnings": warn_if_oblong(x_size, y_size),
+    }

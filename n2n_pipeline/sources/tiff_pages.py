@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import tifffile
@@ -13,7 +15,10 @@ from n2n_pipeline.sources.movie import Counts
 _MAX_RATIO = 10_000  # claimed over stored bytes; no codec comes near it on counts
 _MAX_SMALL = 1 << 24  # bytes that any page may claim, however well it compressed
 _MAX_TAGS = 4096
+_COMPRESSION = 259
 _PALETTE = 3
+EER_CODES = range(65000, 65100)
+"""Compressions of electron events: version 0, 1, 2 and, some day, others."""
 
 Page = Any
 """A ``tifffile.TiffPage``."""
@@ -28,12 +33,13 @@ class Chain(NamedTuple):
 
 
 class _Flavour(NamedTuple):
-    """How TIFF (42) or BigTIFF (43) lays out a directory, in bytes."""
+    """How TIFF (42) or BigTIFF (43) lays out a directory, in bytes, and its byte order."""
 
     first: int
     counter: int
     tag: int
     pointer: int
+    order: Literal["little", "big"] = "little"
 
 
 _FLAVOURS = {42: _Flavour(4, 2, 12, 4), 43: _Flavour(8, 8, 20, 8)}
@@ -47,29 +53,56 @@ def walk_pages(file: InputFile) -> Chain:
     InputError
         If this is no TIFF file, or the chain bites its tail.
     """
+    offsets = list(_iter_directories(file, _read_flavour(file)))
+    is_cut = offsets[-1:] == [None]
+    return Chain(len(offsets) - is_cut, is_cut)
+
+
+def is_eer(file: InputFile) -> bool:
+    """Tell whether the first page, or the one after an integrated image, is coded as electron events."""
+    flavour = _read_flavour(file)
+    first_two = itertools.islice(_iter_directories(file, flavour), 2)
+    return any(_read_compression(file, flavour, offset) in EER_CODES for offset in first_two if offset)
+
+
+def _read_flavour(file: InputFile) -> _Flavour:
     head = file.read(0, 8)
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     flavour = _FLAVOURS.get(int.from_bytes(head[2:4], order))
     if head[:2] not in (b"II", b"MM") or len(head) < 8 or flavour is None:
         raise InputError(file.path, f"not a TIFF ({file.size} bytes)")
+    return flavour._replace(order=order)
+
+
+def _iter_directories(file: InputFile, flavour: _Flavour) -> Iterator[int | None]:
+    """Yield the offset of each directory, and None at last if the chain leaves the file."""
     seen: set[int] = set()
     where = flavour.first
-    while True:
-        pointer = file.read(where, flavour.pointer)
-        offset = int.from_bytes(pointer, order)
-        if len(pointer) < flavour.pointer or offset + flavour.counter > file.size:
-            return Chain(len(seen), True)
+    while where + flavour.pointer <= file.size:
+        offset = int.from_bytes(file.read(where, flavour.pointer), flavour.order)
         if offset == 0:
-            return Chain(len(seen), False)
+            return
         if offset in seen:
             raise InputError(file.path, f"page {len(seen)} points back to an earlier page")
-        n_tags = int.from_bytes(file.read(offset, flavour.counter), order)
+        n_tags = int.from_bytes(file.read(offset, flavour.counter), flavour.order)
         if n_tags > _MAX_TAGS:
             raise InputError(file.path, f"page {len(seen) + 1} claims {n_tags} tags")
         where = offset + flavour.counter + n_tags * flavour.tag
-        if where + flavour.pointer > file.size:
-            return Chain(len(seen), True)
-        seen.add(offset)
+        if where + flavour.pointer <= file.size:
+            seen.add(offset)
+            yield offset
+    yield None
+
+
+def _read_compression(file: InputFile, flavour: _Flavour, directory: int) -> int:
+    """Read the compression tag of a page; 1, uncompressed, is the default."""
+    n_tags = int.from_bytes(file.read(directory, flavour.counter), flavour.order)
+    raw = file.read(directory + flavour.counter, n_tags * flavour.tag)
+    for start in range(0, len(raw), flavour.tag):
+        if int.from_bytes(raw[start : start + 2], flavour.order) == _COMPRESSION:
+            value = start + flavour.tag - flavour.pointer
+            return int.from_bytes(raw[value : value + 2], flavour.order)
+    return 1
 
 
 def check_page(file: InputFile, page: Page, first: Page, number: int) -> None:
