@@ -133,34 +133,35 @@ class _LogFile(logging.Handler):
 
 def log_beside(output: Path) -> None:
     """Log this command to ``log.txt`` in the folder that holds, or will hold, its output."""
+    root = click.get_current_context().find_root()
+    path = output.absolute().parent / "log.txt"
+    if root.meta.get(_LOG) == path:
+        return
     job = os.environ.get("SLURM_JOB_ID")
     where = f"{platform.node()} pid {os.getpid()}" + (f" job {job}" if job else "")
     words = printable(" ".join(sys.argv[1:]))
-    handler = _LogFile(output.absolute().parent / "log.txt", f"n2n-pipeline {__version__} on {where}: {words}\n")
-    context = click.get_current_context()
-    context.find_root().meta[_LOG] = handler.path
-    context.call_on_close(lambda: LOGGER.removeHandler(handler))
+    handler = _LogFile(path, f"n2n-pipeline {__version__} on {where}: {words}\n")
+    root.meta[_LOG] = path
+    root.call_on_close(lambda: LOGGER.removeHandler(handler))
     LOGGER.addHandler(handler)
 
 
 def _log_file() -> Path | None:
     """Return the command's log file, once it has one; a command that is refused at once leaves none."""
     path: Path | None = click.get_current_context().find_root().meta.get(_LOG)
-    return path if path is not None and path.exists() else None
+    return path if path is not None and path.is_file() else None
 
 
 def _keep_traceback(error: BaseException) -> Path:
     """Write a traceback to the command's log file, or to a new file where it has none, and name the file."""
-    text = "".join(traceback.format_exception(error))
-    path: Path | None = click.get_current_context().find_root().meta.get(_LOG)
-    if path is not None:
-        with suppress(OSError):
-            _append(path, text)
-            return path
-    handle, name = tempfile.mkstemp(prefix="n2n-pipeline-", suffix=".log")
-    os.close(handle)
-    _append(Path(name), text)
-    return Path(name)
+    LOGGER.debug("stopped by a bug", exc_info=error)
+    path = _log_file()
+    if path is None:
+        handle, name = tempfile.mkstemp(prefix="n2n-pipeline-", suffix=".log")
+        os.close(handle)
+        path = Path(name)
+        _append(path, "".join(traceback.format_exception(error)))
+    return path
 
 
 def _append(path: Path, text: str) -> None:
