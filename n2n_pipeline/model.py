@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from n2n_pipeline.config import NetworkConfig
 
 LEAK = 0.1
+PAPER_NETWORK = NetworkConfig()
+CPU_NETWORK = NetworkConfig(width=24)
+"""What two cores can train in minutes."""
 
 
 class Reach(NamedTuple):

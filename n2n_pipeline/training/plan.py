@@ -1,0 +1,234 @@
+"""What a training run resolved before its first step: made once, saved, and read again by all that continues it.
+
+The plan holds what the machine or the movie decided (window, normalisation, device, threads), so that a run that
+is continued elsewhere, or whose movie was swept again, goes on as it began.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from n2n_pipeline import __version__
+from n2n_pipeline.checkpoint import ModelCard, Normalisation, load_model, weights_digest
+from n2n_pipeline.config import NetworkConfig, RunConfig, Settings, Split
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.device import choose_device, set_threads
+from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.files import digest_file, digest_json
+from n2n_pipeline.manifest import SHIFTS, store_digest
+from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
+from n2n_pipeline.store import open_store
+from n2n_pipeline.sweep import sweep_windows
+from n2n_pipeline.training.patches import Block, PatchSampler, Recipe, plan_held_out
+from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
+from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
+
+NORMALISATION_PATCHES = 64
+MEDIAN_NEEDS = 0.7  # counts per half-window below which the median of a Poisson variable is 0
+MODE_NEEDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Movies(NamedTuple):
+    """What is trained on."""
+
+    frames: list[Frames]
+    digests: list[str]
+    """One for each store or folder that was named."""
+    first_store: Path | None
+    """The store with most frames, on which windows are compared; None for folders of pairs."""
+
+
+class TrainingPlan(Settings):
+    """A run's resolved settings."""
+
+    network: NetworkConfig
+    window: int
+    split: Split
+    seed: int
+    patch_px: int
+    mean: float
+    scale: float
+    held_out: tuple[tuple[Block, ...], ...]
+    """For each movie."""
+    device: str
+    threads: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """How patches are drawn."""
+        return Recipe(self.seed, self.window, self.split, self.patch_px)
+
+
+def open_movies(paths: Sequence[Path]) -> Movies:
+    """Open stores, and folders with ``even`` and ``odd`` in them, for training.
+
+    Raises
+    ------
+    InputError
+        If a store has fewer than two frames, or a folder's images do not pair.
+    """
+    movies = Movies([], [], None)
+    longest = 0
+    for path in paths:
+        if (path / "even").is_dir() and (path / "odd").is_dir():
+            pairs = pair_images(path)
+            movies.frames.extend(pairs)
+            files = sorted(file for half in ("even", "odd") for file in (path / half).iterdir())
+            movies.digests.append(digest_json([[file.name, digest_file(file)] for file in files]))
+            continue
+        store = open_store(path)
+        n_frames = store.info.shape[0]
+        if n_frames < 2:
+            raise InputError(path, f"{n_frames} frame; pairs need at least 2")
+        movies.frames.append(MovieFrames(CorrectedMovie(store)))
+        movies.digests.append(_digest_store(path))
+        if n_frames > longest:
+            longest, movies = n_frames, movies._replace(first_store=path)
+    return movies
+
+
+def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPlan:
+    """Resolve a run's settings; reads a part of the movies for their mean and spread.
+
+    Raises
+    ------
+    InputError
+        If the movies are too short for the window, too small for the network, or constant.
+    """
+    device = choose_device(config.device)
+    network = choose_network(config, device.type)
+    window = _choose_window(movies, config)
+    held_out = tuple(
+        plan_held_out(movie.shape, (config.seed, HELD_OUT, index)) for index, movie in enumerate(movies.frames)
+    )
+    plan = TrainingPlan(
+        network=network,
+        window=window,
+        split=config.train.split,
+        seed=config.seed,
+        patch_px=_fit_patch(movies.frames, config.train.patch_px, stride(network)),
+        mean=0.0,
+        scale=1.0,
+        held_out=held_out,
+        device=str(device),
+        threads=set_threads(config.threads),
+    )
+    mean, scale = measure_normalisation(movies, plan, pool_bytes)
+    _warn_of_low_counts(config, mean * window / 2)
+    return plan.model_copy(update={"mean": mean, "scale": scale})
+
+
+def choose_network(config: RunConfig, device: str) -> NetworkConfig:
+    """Return the network asked for, that of the model to start from, or the device's default."""
+    if config.train.init is not None:
+        started = load_model(config.train.init).card.network
+        if config.network not in (None, started):
+            raise InputError(
+                config.train.init, f"holds another network ({started})", "leave out network", ExitCode.CONFIG
+            )
+        return started
+    return config.network or (CPU_NETWORK if device == "cpu" else PAPER_NETWORK)
+
+
+def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> Normalisation:
+    """Measure the mean and the spread of half-window averages on random patches.
+
+    The spread is half the range that holds the central 68 %, or the standard deviation where most values are
+    equal, as in movies of very few counts.
+    """
+    pool = Pool(movies.frames, plan.window, plan.seed, pool_bytes)
+    try:
+        sampler = PatchSampler(pool, plan.recipe, plan.held_out)
+        batch = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
+    finally:
+        pool.close()
+    values = batch.values[batch.counts > 0].astype(np.float64)
+    low, middle, high = np.percentile(values, (15.87, 50.0, 84.13)) if len(values) else (0.0, 0.0, 0.0)
+    scale = float((high - low) / 2) or float(values.std())
+    if not scale:
+        raise InputError("train", f"all pixels equal {middle:g}; nothing to learn")
+    return Normalisation(float(values.mean()), scale)
+
+
+def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps: int) -> ModelCard:
+    """Return what is saved beside the weights."""
+    settings = config.train.model_dump(mode="json", exclude={"init", "save_every", "memory_gb", "tensorboard"})
+    provenance: dict[str, Any] = {
+        "version": __version__,
+        "movies": movies.digests,
+        "seed": config.seed,
+        "settings": settings,
+        "held_out": [[list(block) for block in blocks] for blocks in plan.held_out],
+        "init": weights_digest(config.train.init) if config.train.init else None,
+    }
+    return ModelCard(
+        network=plan.network,
+        mean=plan.mean,
+        scale=plan.scale,
+        window=plan.window,
+        split=plan.split,
+        steps=steps,
+        provenance=provenance,
+    )
+
+
+def _choose_window(movies: Movies, config: RunConfig) -> int:
+    wanted = config.train.window
+    if any(isinstance(movie, ImagePair) for movie in movies.frames):
+        if movies.first_store is not None or wanted not in ("auto", 2):
+            raise InputError(
+                "train", "pairs of images are windows of 2", "train on them alone, with --window auto"
+            )
+        return 2
+    if wanted == "auto":
+        if movies.first_store is None:
+            raise ValueError("no movies to compare windows on")
+        wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
+    shortest = min(movie.n_frames for movie in movies.frames)
+    if shortest < wanted or wanted < 2:
+        needs = f"window needs {wanted}" if wanted >= 2 else "a window of 1 has no halves"
+        raise InputError("train", f"{shortest} frames, {needs}", "choose another --window")
+    return wanted
+
+
+def _fit_patch(movies: Sequence[Frames], patch_px: int, step: int) -> int:
+    """Return the largest multiple of the network's stride that patch and images hold."""
+    height, width = (min(movie.shape[axis] for movie in movies) for axis in (0, 1))
+    if min(height, width) < step:
+        raise InputError("train", f"{width}x{height} image, the network needs {step}", "use a lower network.depth")
+    fitted = max(min(patch_px, height, width) // step, 1) * step
+    if fitted != patch_px:
+        _log.warning(
+            "patches are %d px, not %d: images hold %dx%d, the network's stride is %d",
+            fitted,
+            patch_px,
+            width,
+            height,
+            step,
+        )
+    return fitted
+
+
+def _warn_of_low_counts(config: RunConfig, counts: float) -> None:
+    needed = {"l1": MEDIAN_NEEDS, "l0": MODE_NEEDS}.get(config.train.loss, 0.0)
+    if counts < needed:
+        _log.warning(
+            "half a window holds %.2g counts per pixel: below %g, loss %s would learn 0; use l2",
+            counts,
+            needed,
+            config.train.loss,
+        )
+
+
+def _digest_store(path: Path) -> str:
+    """Return the digest of what training reads of a store: counts, references and shifts."""
+    shifts = path / SHIFTS
+    content = store_digest(path) or digest_file(next(iter(sorted(path.glob("*.json"))), path / ".zgroup"))
+    return digest_json([content, digest_file(shifts) if shifts.exists() else None])

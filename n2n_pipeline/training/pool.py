@@ -1,0 +1,143 @@
+"""What of the movies is in memory at which step: all of it, or regions that are replaced one after another.
+
+Which regions are in memory is a function of (seed, step) alone, so a resumed run sees what it would have seen.
+Regions are read in the background, one replacement ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from n2n_pipeline.training.stacks import Frames, Region, Stack, group_size, stack_bytes, whole_region
+
+Sums = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+REGION_PX = 512
+REGION_WINDOWS = 4
+STEPS_PER_REGION = 25
+POOL, VALIDATION, HELD_OUT, NORMALISATION = 2**40, 2**41, 2**42, 2**43
+"""In place of a step: keys of random numbers that are no patch's."""
+
+
+class Slot(NamedTuple):
+    """One region in memory."""
+
+    movie: int
+    region: Region
+    stack: Stack
+    group_size: int
+    typical_value: float
+
+    def sum_groups(self, groups: Sequence[int], place: tuple[range, range]) -> tuple[Sums, Ints]:
+        """Sum some groups of frames, and the frames in them, at rows and columns of the movie."""
+        rows, cols = (
+            slice(part.start - whole.start, part.stop - whole.start)
+            for part, whole in zip(place, self.region[1:], strict=True)
+        )
+        shape = (len(place[0]), len(place[1]))
+        total, count = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
+        for group in groups:
+            total += self.stack.sums[group, rows, cols]
+            count += self.stack.counts[group, rows, cols]
+        return total.astype(np.float64), count.astype(np.int64)
+
+
+class Choice(NamedTuple):
+    """Which region a slot holds: the movie and the region of it."""
+
+    movie: int
+    region: Region
+
+
+class Pool:
+    """Movies in memory within a budget.
+
+    Parameters
+    ----------
+    movies : sequence of Frames
+        The movies; each is drawn from in proportion to its frames.
+    window : int
+        Frames per sample.
+    seed : int
+        Start of the random choice of regions.
+    memory_bytes : int
+        How much may be held; movies that fit together are held whole.
+    """
+
+    def __init__(self, movies: Sequence[Frames], window: int, seed: int, memory_bytes: int) -> None:
+        self._movies, self._seed, self._window = movies, seed, window
+        self._group_size = group_size(window)
+        frames = np.array([movie.n_frames for movie in movies], np.float64)
+        self._shares = frames / frames.sum()
+        wholes = [whole_region(movie) for movie in movies]
+        self._is_whole = sum(stack_bytes(region, self._group_size) for region in wholes) <= memory_bytes
+        self._wholes = [Choice(index, region) for index, region in enumerate(wholes)]
+        largest = max(stack_bytes(self._limit(region), self._group_size) for region in wholes)
+        self._n_slots = max(memory_bytes // largest - 2, 1)  # one is being read, one may still be in use
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="training-regions")
+        self._slots: dict[tuple[int, int], Future[Slot]] = {}
+        self._lock = Lock()
+
+    def choose(self, step: int, rng: np.random.Generator) -> Slot:
+        """Draw one of the regions that are in memory at a step."""
+        if self._is_whole:
+            index = int(rng.choice(len(self._movies), p=self._shares))
+            return self._fetch((index, 0)).result()
+        return self._fetch(self._key(int(rng.integers(self._n_slots)), step)).result()
+
+    def prepare(self, step: int) -> None:
+        """Start reading what a step and the replacement after it need, and let go of what is long past."""
+        if self._is_whole:
+            return
+        times = [step + turn * STEPS_PER_REGION for turn in (0, 1, -1) if step + turn * STEPS_PER_REGION >= 0]
+        keys = [self._key(slot, at) for at in times[:2] for slot in range(self._n_slots)]
+        for key in keys:
+            self._fetch(key)
+        keys += [self._key(slot, times[-1]) for slot in range(self._n_slots)]
+        with self._lock:
+            self._slots = {key: slot for key, slot in self._slots.items() if key in keys}
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _key(self, slot: int, step: int) -> tuple[int, int]:
+        """Return a slot and how many times it has been refilled: every so many steps the next slot is."""
+        refills = step // STEPS_PER_REGION
+        return slot, (refills + self._n_slots - 1 - slot) // self._n_slots
+
+    def _fetch(self, key: tuple[int, int]) -> Future[Slot]:
+        with self._lock:
+            if key not in self._slots:
+                self._slots[key] = self._reader.submit(self._read, key)
+            return self._slots[key]
+
+    def _read(self, key: tuple[int, int]) -> Slot:
+        choice = self._wholes[key[0]] if self._is_whole else self._draw_region(key)
+        movie = self._movies[choice.movie]
+        stack = movie.read_stack(choice.region, self._group_size)
+        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value)
+
+    def _draw_region(self, key: tuple[int, int]) -> Choice:
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, POOL, *key))))
+        index = int(rng.choice(len(self._movies), p=self._shares))
+        whole = whole_region(self._movies[index])
+        return Choice(
+            index, Region(*(_draw_part(w, len(p), rng) for w, p in zip(whole, self._limit(whole), strict=True)))
+        )
+
+    def _limit(self, whole: Region) -> Region:
+        frames, rows, cols = whole
+        return Region(frames[: REGION_WINDOWS * self._window], rows[:REGION_PX], cols[:REGION_PX])
+
+
+def _draw_part(whole: range, size: int, rng: np.random.Generator) -> range:
+    start = whole.start + int(rng.integers(len(whole) - size + 1))
+    return range(start, start + size)
