@@ -177,6 +177,12 @@ def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> 
     return average.astype(np.float32)
 
 
+def read_filled(movie: CorrectedMovie, t: int, region: tuple[slice, slice]) -> Floats:
+    """Read one corrected frame ``(y, x)`` to be looked at: bad pixels take the mean of their neighbours."""
+    values, valid = movie.read(slice(t, t + 1), *region)
+    return fill_unseen(values[0].astype(np.float64), valid[0].astype(np.int64), movie.typical_value)
+
+
 class ShiftedFrames:
     """Corrected frames, read once, that can be summed at the position of any of some output frames.
 

@@ -1,0 +1,157 @@
+"""The report's plots: each is left out, not drawn empty, where a run has not come so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.evaluation.report.figures import Picture, plot_picture
+from n2n_pipeline.evaluation.report.gather import Run
+from n2n_pipeline.evaluation.report.scenes import (
+    Image,
+    Scene,
+    central_region,
+    main_store,
+    read_raw,
+    spread_frames,
+    used_window,
+)
+from n2n_pipeline.metrics.frc import ring_power
+from n2n_pipeline.pictures import Frame, Line, frequency_plot, histogram_plot, line_plot, path_plot
+
+SPECTRUM_FRAMES = 8
+
+
+def draw_plots(run: Run, scene: Scene) -> list[Picture]:
+    """Draw every plot that the run has the numbers for, in the order of the pipeline."""
+    drawn = (
+        plot_window(run),
+        plot_drift(run),
+        plot_training(run.training),
+        plot_correlation(run.metrics, main_store(run).info.pixel_size),
+        plot_spectrum(run),
+        plot_histogram(scene),
+    )
+    return [picture for picture in drawn if picture is not None]
+
+
+def plot_window(run: Run) -> Picture | None:
+    """Plot the error of each averaging window on frames that were left out."""
+    scores = run.window.get("scores")
+    if not scores:
+        return None
+    window, risk, low, high = (
+        np.array([score[key] for score in scores], dtype=float) for key in ("window", "risk", "low", "high")
+    )
+    used = used_window(run)
+    frame = Frame("window (frames)", "squared error on held-out frames", "log2", x_mark=used)
+    png = line_plot([Line(window, risk, "", low, high)], frame)
+    caption = (
+        "How well averages over so many frames predict a frame that they do not hold: too few leave noise, "
+        f"too many blur what moves. The lowest point wins; the grey line marks the window in use, {used}."
+    )
+    return plot_picture(png, "Error against averaging window", "Choice of window", caption)
+
+
+def plot_drift(run: Run) -> Picture | None:
+    """Plot where the field of view went."""
+    if run.movie is None or run.movie.shifts is None:
+        return None
+    shifts = run.movie.shifts.dy_dx
+    longest = np.hypot(*(shifts - shifts[0]).T).max()
+    caption = (
+        f"Shift of each frame from frame 0, in pixels; at most {longest:.1f} px. It is undone by whole pixels."
+    )
+    return plot_picture(path_plot(shifts), "Path of the drift", "Drift", caption)
+
+
+def plot_training(columns: Mapping[str, list[float]]) -> Picture | None:
+    """Plot losses over the steps."""
+    names = {"training_loss": "training", "validation_loss": "held out"}
+    steps = np.array(columns.get("step", ()))
+    curves = {label: np.array(columns[name]) for name, label in names.items() if name in columns}
+    lines = [
+        Line(steps[known], curve[known], label)
+        for label, curve in curves.items()
+        if (known := np.isfinite(curve)).any()
+    ]
+    if not lines:
+        return None
+    png = line_plot(lines, Frame("step", "Noise2Noise loss", y_scale="log"))
+    caption = (
+        "The loss holds the noise of the target, so it levels off well above 0. "
+        "Held out above training and rising would mean that the network learns the noise by heart."
+    )
+    return plot_picture(png, "Loss against training step", "Training", caption)
+
+
+def plot_correlation(metrics: Mapping[str, Any], pixel_size: float | None) -> Picture | None:
+    """Plot the Fourier ring correlation of the raw halves, and of the denoised half with the true signal."""
+    frc = metrics.get("frc")
+    if not isinstance(frc, Mapping):
+        return None
+    names = {"raw": "raw halves, FRC", "half_bit": "½-bit threshold", "r_denoised": "denoised with the signal, R"}
+    x = curve(frc.get("frequency"))
+    lines = [Line(x, curve(frc[name]), label) for name, label in names.items() if name in frc]
+    caption = (
+        "What the two halves of a window share, and how well the denoised half correlates with the true signal, "
+        "ring by ring. R is drawn only where the raw halves stand out of the noise; beyond, nothing can be told."
+    )
+    png = frequency_plot(lines, "correlation", pixel_size)
+    return plot_picture(png, "Correlation against spatial frequency", "Detail", caption)
+
+
+def curve(values: Any) -> npt.NDArray[np.float64]:
+    """Read a list of numbers as a curve; null is a gap."""
+    return np.array([np.nan if value is None else value for value in values or ()], dtype=np.float64)
+
+
+def plot_spectrum(run: Run) -> Picture | None:
+    """Plot what the network took away, by spatial frequency, beside what it was given."""
+    if run.movie is None or run.denoised is None:
+        return None
+    shape = run.denoised.info.shape
+    region, movie = central_region(shape), CorrectedMovie(run.movie)
+    raw, denoised = [], []
+    for t in spread_frames(shape[0], SPECTRUM_FRAMES):
+        raw.append(read_raw(run, movie, t, region))
+        denoised.append(run.denoised.read(slice(t, t + 1), *region)[0])
+    taken, noisy, kept = np.stack(raw) - np.stack(denoised), np.stack(raw), np.stack(denoised)
+    pixel_size = run.denoised.info.pixel_size
+    lines = [
+        _power_line(noisy, "raw", pixel_size),
+        _power_line(kept, "denoised", pixel_size),
+        _power_line(taken, "residual, raw less denoised", pixel_size),
+    ]
+    unit = "1/Å" if pixel_size else "cycles per pixel"
+    png = line_plot(lines, Frame(f"spatial frequency ({unit})", "power", y_scale="log"))
+    caption = (
+        "The residual should be noise alone: as strong as the raw frames wherever they hold nothing but noise, "
+        "and without the bumps of the denoised curve."
+    )
+    return plot_picture(png, "Power spectra of raw, denoised and residual", "Residual", caption)
+
+
+def _power_line(images: Image, label: str, pixel_size: float | None) -> Line:
+    rings = ring_power(images, images)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        power = rings.first / rings.coefficients
+    frequency = np.arange(len(power)) / min(images.shape[-2:]) / (pixel_size or 1.0)
+    return Line(frequency[1:], power[1:], label)
+
+
+def plot_histogram(scene: Scene) -> Picture | None:
+    """Plot the intensities of the field shown, at every stage."""
+    named = (("window average", scene.average), ("denoised", scene.denoised), ("truth", scene.truth))
+    images = [(label, image) for label, image in named if image is not None]
+    if scene.raw is not None and not images:
+        images = [("raw", scene.raw)]
+    png = histogram_plot(images, "value, in units of the movie")
+    caption = (
+        "Of the field shown on top. The denoised one should be narrower than the average, about the same values."
+    )
+    return plot_picture(png, "Histograms of intensity", "Intensities", caption)
