@@ -205,20 +205,24 @@ def standard_error(rings: Rings) -> Floats:
 
 
 class TrueCorrelation(NamedTuple):
-    """Correlation with the true signal, ring by ring; not a number where the raw halves do not tell."""
+    """Correlation with the true signal, ring by ring, ``(n_rings,)`` each; NaN where the halves do not tell."""
 
     frequency: Floats
-    """``(n_rings,)`` 1/Å."""
+    """Cycles per pixel."""
     denoised: Floats
-    """``(n_rings,)`` R(r) of the denoised half."""
+    """R(r) of the denoised half."""
     error: Floats
-    """``(n_rings,)`` its standard error."""
+    """Its standard error."""
     raw: Floats
-    """``(n_rings,)`` that of the raw half, √FRC(A, B): what no processing would give."""
+    """That of the raw half, √FRC(A, B): what no filter of single rings betters."""
+    halves: Floats
+    """FRC(A, B) itself, for all rings."""
+    threshold: Floats
+    """Half-bit threshold, for all rings."""
 
 
 def correlation_with_signal(
-    denoised: Floats, even: Floats, odd: Floats, pixel_size: float = 1.0
+    denoised: Floats, even: Floats, odd: Floats, independent: float = 1.0
 ) -> TrueCorrelation:
     """Correlate a denoised even half with the true signal, which nobody has seen, through the raw odd half.
 
@@ -231,8 +235,8 @@ def correlation_with_signal(
         ``(y, x)`` or ``(n, y, x)`` ``f(A)``, made without B.
     even, odd : numpy.ndarray
         Raw halves A and B, of the same shape.
-    pixel_size : float
-        Å per pixel.
+    independent : float
+        Share of the stack that counts as independent: below 1 where its windows have frames in common.
 
     Returns
     -------
@@ -249,12 +253,15 @@ def correlation_with_signal(
     Rosenthal & Henderson (2003), J. Mol. Biol. 333, 721-745: √ of a half-map FSC estimates the correlation with
     the truth (their C_ref, there of the full map).
     """
-    halves = fourier_ring_correlation(even, odd, pixel_size)
-    across = fourier_ring_correlation(denoised, odd, pixel_size)
-    told = halves.correlation > half_bit_threshold(halves.coefficients)
+    halves, across = fourier_ring_correlation(even, odd), fourier_ring_correlation(denoised, odd)
+    halves, across = (rings._replace(coefficients=independent * rings.coefficients) for rings in (halves, across))
+    threshold = half_bit_threshold(halves.coefficients)
+    told = halves.correlation > threshold
     told[0] = False  # the mean was removed: what the taper leaves there correlates by itself
     with np.errstate(invalid="ignore", divide="ignore"):
         raw = np.where(told, np.sqrt(np.where(told, halves.correlation, 0)), np.nan)
         ratio = across.correlation / raw
         error = np.hypot(standard_error(across) / raw, ratio * standard_error(halves) / (2 * halves.correlation))
-    return TrueCorrelation(halves.frequency, ratio, np.where(told, error, np.nan), raw)
+    return TrueCorrelation(
+        halves.frequency, ratio, np.where(told, error, np.nan), raw, halves.correlation, threshold
+    )

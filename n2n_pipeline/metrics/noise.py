@@ -56,7 +56,8 @@ def photon_transfer(frames: Floats, level: Floats, bins: int = 32, side: int = 1
     Parameters
     ----------
     frames : numpy.ndarray
-        ``(t, y, x)`` corrected counts of a scene at rest; taken in pairs, an odd last one is left out.
+        ``(t, y, x)`` corrected counts of a scene at rest; taken in pairs, an odd last one is left out. Pixels that
+        are NaN in one of them are left out as well.
     level : numpy.ndarray
         ``(y, x)`` expected counts, independent of ``frames``: a denoised half.
     bins : int
@@ -69,18 +70,24 @@ def photon_transfer(frames: Floats, level: Floats, bins: int = 32, side: int = 1
     PhotonTransfer
         Per pixel and frame, whatever ``side`` is.
 
+    Raises
+    ------
+    ValueError
+        If hardly a pixel is valid in all frames.
+
     References
     ----------
     Janesick (2007), Photon Transfer, SPIE Press, ch. 5.
     """
     pairs = len(frames) // 2
-    binned = _bin(frames[: 2 * pairs], side)
-    first, second = binned[0::2], binned[1::2]
+    binned = _bin(frames[: 2 * pairs], side) / side**2
+    mean_of = np.mean((binned[0::2] + binned[1::2]) / 2, axis=0).ravel()
+    square_of = np.mean((binned[0::2] - binned[1::2]) ** 2 / 2, axis=0).ravel() * side**2
     order = np.argsort(_bin(level, side), axis=None)
-    area = side * side
-    mean_of = ((first + second).mean(axis=0) / 2).ravel()[order] / area
-    square_of = ((first - second) ** 2 / 2).mean(axis=0).ravel()[order] / area
-    parts = np.array_split(np.arange(order.size), min(bins, max(2, order.size // 16)))
+    order = order[np.isfinite(mean_of[order])]
+    if order.size < 2:
+        raise ValueError(f"{order.size} pixels are valid in all frames, need at least 2")
+    parts = np.array_split(order, min(bins, max(2, order.size // 16)))
     mean = np.array([mean_of[part].mean() for part in parts])
     variance = np.array([square_of[part].mean() for part in parts])
     error = np.array([square_of[part].std() / np.sqrt(len(part)) for part in parts])

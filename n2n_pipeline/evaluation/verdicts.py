@@ -1,0 +1,258 @@
+"""What the figures mean, in one sentence each for a microscopist: what was seen, and what to do.
+
+``pass``: nothing to see to. ``look``: usable, but look at this first. ``fail``: do not trust the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Motion, Residuals
+from n2n_pipeline.metrics.artefacts import Seam
+from n2n_pipeline.metrics.frc import TrueCorrelation
+from n2n_pipeline.metrics.noise import FixedPattern, Independence
+
+Level = Literal["pass", "look", "fail"]
+_ORDER: tuple[Level, ...] = ("pass", "look", "fail")
+
+WORSE = 1.15
+"""A network whose error is so many times the best Gaussian filter's is no use."""
+CONTRAST_LOOK, CONTRAST_FAIL = 0.15, 0.5
+DEPENDENT_Z, DEPENDENT_LOOK, DEPENDENT_FAIL = 5.0, 0.02, 0.2
+PATTERN_LOOK, PATTERN_FAIL = 0.03, 0.3
+MOVED_PX = 1.0
+DISAGREES_LOOK, DISAGREES_FAIL = 0.05, 0.2
+OFFSET_LOOK, OFFSET_FAIL = 0.1, 0.5
+
+
+class Verdict(NamedTuple):
+    """One check."""
+
+    check: str
+    verdict: Level
+    sentence: str
+
+
+def worst(verdicts: Sequence[Verdict]) -> Level:
+    """Return the most serious of the verdicts.
+
+    Examples
+    --------
+    >>> worst([Verdict("seams", "pass", ""), Verdict("error", "look", "")])
+    'look'
+    """
+    return max((verdict.verdict for verdict in verdicts), key=_ORDER.index, default="look")
+
+
+def judge_error(errors: Errors | None, steps: int) -> Verdict:
+    """Compare the network with the best that plain averaging and smoothing do.
+
+    Parameters
+    ----------
+    errors : Errors or None
+        None where the movie has too few frames.
+    steps : int
+        Updates that the network was trained for, to name as a cause.
+    """
+    if errors is None:
+        text = (
+            "The movie has too few frames to measure the error without a truth; compare output and raw frames "
+            "by eye."
+        )
+        return Verdict("error", "look", text)
+    rival = f"a Gaussian filter of {errors.gaussian_px:g} px" if errors.gaussian_px else "the plain average"
+    ratio = errors.output.value / max(errors.gaussian.value, 1e-30)
+    if errors.excess.low > 0 and ratio > WORSE:
+        text = (
+            f"The network (trained for {steps} steps) is worse than {rival}: its mean squared error is "
+            f"{ratio:.2g} times as large. Do not use this output; train longer, or on more of the movie."
+        )
+        return Verdict("error", "fail", text)
+    if errors.excess.high >= 0 or errors.gaussian.value <= 0:
+        text = (
+            f"The network is no better than {rival} on the window average ({ratio:.2f} times its error): this "
+            "movie leaves little to gain, or the network needs more training. Compare both before drawing "
+            "conclusions."
+        )
+        return Verdict("error", "look", text)
+    if errors.output.value <= 0:
+        text = f"The error is too small to be measured on this movie, and below that of {rival}."
+        return Verdict("error", "pass", text)
+    gain = -10 * np.log10(ratio)
+    text = (
+        f"The error of the output is {gain:.1f} dB below that of {rival}, the best that plain smoothing of the "
+        "window average does, measured on frames that the network was not given."
+    )
+    return Verdict("error", "pass", text)
+
+
+def judge_detail(detail: TrueCorrelation, pixel_size: float | None) -> Verdict:
+    """Ask whether the output keeps, at each frequency, what the raw half already showed."""
+    told = np.isfinite(detail.denoised)
+    if told.sum() < 3:
+        text = (
+            "The raw halves share nothing that stands out of the noise, so it cannot be told whether the "
+            "output shows the object. Use a larger window, or do not rely on this output."
+        )
+        return Verdict("detail", "look", text)
+    shortfall = (detail.raw - detail.denoised)[told]
+    lost = shortfall > np.maximum(3 * detail.error[told], 0.05)
+    finest = _length(float(detail.frequency[told].max()), pixel_size)
+    mean = float(np.mean(detail.denoised[told]))
+    if np.mean(shortfall) > 0.25 and lost.mean() > 0.5:
+        text = (
+            f"The output follows the object far less well than the raw average does (correlation {mean:.2f} "
+            f"instead of {np.mean(detail.raw[told]):.2f}, down to {finest}). Do not use it; train longer."
+        )
+        return Verdict("detail", "fail", text)
+    if lost.mean() > 0.1:
+        where = detail.frequency[told][lost]
+        band = f"{_length(float(where.min()), pixel_size)} and {_length(float(where.max()), pixel_size)}"
+        text = (
+            f"Between {band} the output follows the object less well than the raw average: detail is lost "
+            "there. Train longer, and check small features against the window average."
+        )
+        return Verdict("detail", "look", text)
+    text = (
+        f"Down to {finest}, where the raw halves stop agreeing, the output follows the object at least as well "
+        f"as the raw average (mean correlation with the true signal {mean:.2f})."
+    )
+    return Verdict("detail", "pass", text)
+
+
+def _length(frequency: float, pixel_size: float | None) -> str:
+    """Write a frequency in cycles per pixel as the length of one period."""
+    if frequency <= 0:
+        return "the whole field"
+    return f"{pixel_size / frequency:.3g} Å" if pixel_size else f"{1 / frequency:.3g} px"
+
+
+def judge_contrast(residuals: Residuals) -> Verdict:
+    """Ask whether structure is left in the residual, as a wrong contrast or a leak."""
+    slope = residuals.calibration.slope
+    outside = max(slope.low - 1, 1 - slope.high)  # how far the whole interval is from 1
+    if outside > CONTRAST_LOOK and slope.value > 1:
+        text = (
+            f"Structure leaks into the residual: the object is {slope.value:.2f} times as strong in the raw "
+            "data as in the output. Train longer, and measure intensities in the window average."
+        )
+    elif outside > CONTRAST_LOOK:
+        text = (
+            f"The output is stronger than the data support ({slope.value:.2f} of its contrast is in the raw "
+            "half that the network did not see): it copies noise or invents structure. Use more data or fewer "
+            "steps."
+        )
+    else:
+        text = (
+            f"Contrast is right: raw data over output {slope.value:.2f} (95 % interval {slope.low:.2f} to "
+            f"{slope.high:.2f}), and the residual shows no structure of the object."
+        )
+        return Verdict("contrast", "pass", text)
+    return Verdict("contrast", "fail" if outside > CONTRAST_FAIL else "look", text)
+
+
+def judge_halves(independence: Independence | None) -> Verdict:
+    """Ask whether the noise of successive frames is independent, on which Noise2Noise rests."""
+    if independence is None:
+        text = "The movie has fewer than 4 frames, so it cannot be tested whether their noise is independent."
+        return Verdict("halves", "look", text)
+    strength = abs(independence.lag_two)
+    if abs(independence.z) <= DEPENDENT_Z or strength <= DEPENDENT_LOOK:
+        text = f"The noise of successive frames is independent (correlation {independence.lag_two:+.3f})."
+        return Verdict("halves", "pass", text)
+    text = (
+        f"The noise of successive frames is correlated ({independence.lag_two:+.2f}): detector lag, "
+        "interpolated frames or fast motion. The network may keep part of the noise; use raw frames, or group "
+        "frames at ingest."
+    )
+    return Verdict("halves", "fail" if strength > DEPENDENT_FAIL else "look", text)
+
+
+def judge_pattern(pattern: FixedPattern | None, has_references: bool) -> Verdict:
+    """Ask whether a pattern of the camera is in both halves, where the network would keep it."""
+    if pattern is None:
+        return Verdict("fixed_pattern", "look", "One frame cannot tell a pattern of the camera from the object.")
+    if pattern.z <= DEPENDENT_Z or pattern.plateau <= PATTERN_LOOK:
+        text = "No pattern of the camera is left in the frames."
+        return Verdict("fixed_pattern", "pass", text)
+    remedy = "check that dark and gain reference belong to it" if has_references else "give --dark and --gain"
+    text = (
+        f"A pattern that stays with the camera (rms {pattern.amplitude:.3g} per pixel) is in every frame, and "
+        f"the network keeps it: ingest the movie again and {remedy}. Do not read meaning into pixel-sized "
+        "detail."
+    )
+    return Verdict("fixed_pattern", "fail" if pattern.plateau > PATTERN_FAIL else "look", text)
+
+
+def judge_camera(camera: Camera, residuals: Residuals) -> Verdict:
+    """Ask whether the noise behaves as a camera's, and whether what is left over is noise of that strength."""
+    binned, ratio = camera.binned, residuals.variance_ratio
+    known = binned.gain > 2 * binned.gain_error
+    if known and not 0.7 < ratio < 1.5:
+        cause = "signal was missed" if ratio > 1 else "the halves are not independent"
+        text = (
+            f"What the network leaves over varies {ratio:.2f} times as much as the camera's noise: {cause}. "
+            "Look at the residual for shapes of the object."
+        )
+        return Verdict("camera", "look", text)
+    if not known:
+        text = "The scene has too little contrast to measure the camera's gain; nothing speaks against the output."
+        return Verdict("camera", "pass", text)
+    noise = np.sqrt(max(binned.read_variance, 0.0))
+    text = (
+        f"The noise is a camera's: {binned.gain:.3g} counts per electron, read noise {noise:.2g} counts; the "
+        f"residual varies {ratio:.2f} times as much as that predicts."
+    )
+    return Verdict("camera", "pass", text)
+
+
+def judge_seams(seams: Sequence[Seam]) -> Verdict:
+    """Ask whether tiles show."""
+    if not seams:
+        return Verdict("seams", "pass", "No seams run through the output.")
+    seam, line = seams[0], "row" if seams[0].axis == "y" else "column"
+    more = f" and {len(seams) - 1} more" if len(seams) > 1 else ""
+    text = (
+        f"A seam runs along {line} {seam.position}{more} (jumps {seam.excess:.0%} larger than beside it): "
+        "denoise again with --set denoise.tile.halo_px=exact, or check the camera for a line there."
+    )
+    return Verdict("seams", "fail" if seam.excess > 1 else "look", text)
+
+
+def judge_motion(motion: Motion) -> Verdict:
+    """Ask whether the scene moves within a window, once drift is taken out."""
+    if motion.moved_px <= max(MOVED_PX, 3 * motion.error_px):
+        text = (
+            f"Within a window the scene moves {motion.moved_px:.1f} px or less over {motion.frames_apart:g} "
+            "frames."
+        )
+        return Verdict("motion", "pass", text)
+    text = (
+        f"Within a window the scene still moves {motion.moved_px:.1f} px over {motion.frames_apart:g} frames, "
+        "which blurs the output: run align, or choose a smaller window."
+    )
+    return Verdict("motion", "look", text)
+
+
+def judge_agreement(agreement: Agreement) -> Verdict:
+    """Ask whether the stored output is what this network makes of this movie, at the movie's brightness."""
+    if not agreement.finite:
+        return Verdict("output", "fail", "The output holds pixels that are not numbers: denoise again.")
+    if agreement.difference > DISAGREES_LOOK:
+        text = (
+            f"The output is not what this model makes of this movie (it differs by {agreement.difference:.0%} "
+            "of its contrast): the movie, its shifts, the model or the output were changed since. Denoise "
+            "again."
+        )
+        return Verdict("output", "fail" if agreement.difference > DISAGREES_FAIL else "look", text)
+    if abs(agreement.mean_offset) > OFFSET_LOOK:
+        text = (
+            f"The output is {'brighter' if agreement.mean_offset > 0 else 'darker'} than the movie, by "
+            f"{abs(agreement.mean_offset):.0%} of its contrast: train longer before measuring intensities."
+        )
+        return Verdict("output", "fail" if abs(agreement.mean_offset) > OFFSET_FAIL else "look", text)
+    text = "The output is what this model makes of this movie, and has the movie's mean brightness."
+    return Verdict("output", "pass", text)
