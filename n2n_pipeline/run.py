@@ -126,7 +126,7 @@ class Run:
             ingest_movie(self.movie, self.store, self.config.ingest, self.restart, threads=self.config.threads)
         defects = open_store(self.store).references.defects
         if defects is not None:
-            _log.info("defects: %d pixels masked (%.2g %%)", defects.sum(), 100 * defects.mean())
+            _log.info("bad pixels: %d masked (%.2g %%)", defects.sum(), 100 * defects.mean())
 
     def align(self) -> None:
         """Estimate the drift."""
@@ -179,12 +179,18 @@ class Run:
         file = self.outdir / "metrics.json"
 
         def work() -> None:
-            write_atomically(file, to_json(evaluate_store(self.denoised, self.truth)))
+            found = evaluate_store(self.denoised, self.truth, device=self.config.device)
+            write_atomically(file, to_json(found))
 
         truth = None if self.truth is None else digest_file(self.truth)
         self._unless_same("evaluate", file, [store_digest(self.denoised), self._aligned(), truth], work)
-        for verdict in read_json(file).get("verdicts", []):
-            _log.info("%s: %s", verdict["check"], verdict["sentence"])
+        found = read_json(file)
+        if "snr_db" in found:
+            _log.info("against the truth: SNR %.1f dB, SSIM %.3f", found["snr_db"], found["ssim"])
+        _log.info("verdict: %s", found["verdict"])
+        for verdict in found["verdicts"]:
+            if verdict["verdict"] != "pass":
+                _log.info("  %s: %s", verdict["check"], verdict["sentence"])
 
     def report(self) -> None:
         """Put it all into one file to look at."""

@@ -158,7 +158,7 @@ def evaluate(
     from n2n_pipeline.files import to_json, write_atomically
 
     log_beside(output)
-    result = evaluate_store(output, truth, movie, model)
+    result = evaluate_store(output, truth, movie, model, config.device)
     write_atomically(output.with_name("metrics.json"), to_json(result))
     print_json(result) if as_json else print_lines(result)
 

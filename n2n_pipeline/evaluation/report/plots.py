@@ -94,8 +94,8 @@ def plot_correlation(metrics: Mapping[str, Any], pixel_size: float | None) -> Pi
     frc = metrics.get("frc")
     if not isinstance(frc, Mapping):
         return None
-    names = {"raw": "raw halves, FRC", "half_bit": "½-bit threshold", "r_denoised": "denoised with the signal, R"}
-    x = curve(frc.get("frequency"))
+    names = {"frc_raw": "raw halves, FRC", "half_bit": "½-bit threshold", "r_denoised": "denoised and signal, R"}
+    x = curve(frc["frequency_per_angstrom" if pixel_size else "frequency_per_px"])
     lines = [Line(x, curve(frc[name]), label) for name, label in names.items() if name in frc]
     caption = (
         "What the two halves of a window share, and how well the denoised half correlates with the true signal, "
