@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import InputFile
+from n2n_pipeline.sources.formats import has_pattern, is_zarr, open_file
 from n2n_pipeline.sources.movie import Counts, MovieInfo, MovieSource
 
 __all__ = ["Counts", "MovieInfo", "MovieSource", "open_movie", "read_image"]
 
-Reader = Callable[[Path, IngestConfig], MovieSource]
 _DEFAULTS = IngestConfig()
-_SER_MAGIC, _EMI_MAGIC = b"II\x97\x01", b"JK\0\2"
-_HEAD_BYTES = 216  # up to the end of MRC's stamps
 
 
 def open_movie(path: Path, options: IngestConfig = _DEFAULTS) -> MovieSource:
@@ -25,7 +21,7 @@ def open_movie(path: Path, options: IngestConfig = _DEFAULTS) -> MovieSource:
     Parameters
     ----------
     path : pathlib.Path
-        A movie file, a folder of images, or a store.
+        A movie file, a folder or pattern of images, folders ``even`` and ``odd`` in a folder, or a Zarr store.
     options : IngestConfig
         How to read it. ``unsigned``, ``allow_truncated``, ``dataset``, ``superres`` and ``pixel_size_angstrom``
         are obeyed wherever they mean something; ``group`` and ``dose_per_frame`` for EER only, whose frames are
@@ -41,7 +37,7 @@ def open_movie(path: Path, options: IngestConfig = _DEFAULTS) -> MovieSource:
     InputError
         If there is no such file, or it holds no movie.
     """
-    source = _choose_reader(path)(path, options)
+    source = _open(path, options)
     pixel_size = options.pixel_size_angstrom or source.info.pixel_size
     warnings = source.info.warnings
     if pixel_size is None:
@@ -78,44 +74,13 @@ def read_image(path: Path) -> Counts:
         source.close()
 
 
-def _choose_reader(path: Path) -> Reader:
-    """Return the reader of a file's format; what it needs is imported only then."""
-    file = InputFile(path)
-    head = file.read(0, _HEAD_BYTES)
-    file.close()
-    if head[:4] in (_SER_MAGIC, _EMI_MAGIC):
-        from n2n_pipeline.sources.ser import SerMovie
+def _open(path: Path, options: IngestConfig) -> MovieSource:
+    if is_zarr(path):
+        from n2n_pipeline.sources.zarrs import ZarrMovie
 
-        return SerMovie
-    if head[:8] == b"\x89HDF\r\n\x1a\n":
-        from n2n_pipeline.sources.emd import EmdMovie
+        return ZarrMovie(path, options)
+    if path.is_dir() or has_pattern(path):
+        from n2n_pipeline.sources.images import open_images
 
-        return EmdMovie
-    if head[:2] in (b"II", b"MM"):
-        return _choose_tiff_reader(path)
-    from n2n_pipeline.sources.dm_tags import is_dm
-
-    if is_dm(head):
-        from n2n_pipeline.sources.dm import DmMovie
-
-        return DmMovie
-    from n2n_pipeline.sources.mrc import MrcMovie
-
-    return MrcMovie
-
-
-def _choose_tiff_reader(path: Path) -> Reader:
-    from n2n_pipeline.sources.tiff_pages import is_eer
-
-    file = InputFile(path)
-    try:
-        has_events = is_eer(file)
-    finally:
-        file.close()
-    if has_events:
-        from n2n_pipeline.sources.eer import EerMovie
-
-        return EerMovie
-    from n2n_pipeline.sources.tiff import TiffMovie
-
-    return TiffMovie
+        return open_images(path, options)
+    return open_file(path, options)

@@ -14,8 +14,8 @@ import numpy as np
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.dm_tags import TagArray, Tags, read_tags, read_text
-from n2n_pipeline.sources.files import InputFile, RawFrames, check_range, check_real, explaining
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import InputFile, RawFrames, check_range, check_real, explaining
 from n2n_pipeline.sources.units import known, to_angstrom, to_seconds, warn_if_oblong
 
 _DTYPES = {

@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import InputFile
+from n2n_pipeline.sources.raw import InputFile
 
 Tags = dict[str, Any]
 """Values by path, as in ``"ImageList/1/ImageData/DataType"``; groups and nameless tags count from 0."""
+
+_WORDS = {3: 4, 4: 8}
+"""Bytes of a number that gives the tree its form, by version."""
 
 _GROUP, _DATA = 20, 21
 _STRUCT, _STRING, _ARRAY = 15, 18, 20
@@ -43,13 +46,6 @@ class TagArray(NamedTuple):
     def n_bytes(self) -> int:
         """Bytes that it takes."""
         return self.length * self.dtype.itemsize
-
-
-def is_dm(head: bytes) -> bool:
-    """Tell from its first 16 bytes whether a file may be DigitalMicrograph's."""
-    version = int.from_bytes(head[:4], "big")
-    flag = head[8:12] if version == 3 else head[12:16]
-    return version in (3, 4) and int.from_bytes(flag, "big") in (0, 1) and len(flag) == 4
 
 
 def read_tags(file: InputFile) -> Tags:
@@ -85,7 +81,10 @@ class _TreeReader:
         self._file = file
         self._position = 0
         self._block, self._block_start = b"", 0
-        self._word = 4 if self._take_number(4) == 3 else 8
+        version = self._take_number(4)
+        if version not in _WORDS:
+            raise InputError(file.path, "not a DigitalMicrograph file of version 3 or 4")
+        self._word = _WORDS[version]
         self._position += self._word  # length of the root; redundant
         self._order = "<" if self._take_number(4) == 1 else ">"
         self._tags: Tags = {}

@@ -22,8 +22,8 @@ import tifffile
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.sources.files import InputFile, accept_cut, check_range, count_frames, explaining
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import InputFile, accept_cut, check_range, count_frames, explaining
 from n2n_pipeline.sources.tiff_pages import EER_CODES, Page, check_page, count_held_bytes, walk_pages
 from n2n_pipeline.sources.units import known, to_angstrom, to_seconds
 
@@ -172,7 +172,7 @@ def _describe_choices(options: IngestConfig, group: int, n_pages: int) -> list[s
     """Say how camera frames became frames, since one file gives many movies."""
     told = group > 1 or options.superres > 1 or options.dose_per_frame
     sentences = [
-        f"EER read at {options.superres}x, {count_frames(group, 'camera ')} of {n_pages} to a frame"
+        f"EER read at {options.superres}x, {group} of {n_pages} camera frames summed into each frame"
         + ("" if told else " by default; --group, --dose-per-frame and --superres change that")
     ]
     if n_pages % group:

@@ -17,9 +17,9 @@ import numpy as np
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import InputFile, RawFrames, check_range, check_real, explaining, to_native
 from n2n_pipeline.sources.hdf5 import check_dataset, find_datasets, open_hdf5, read_text
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import InputFile, RawFrames, check_range, check_real, explaining, to_native
 from n2n_pipeline.sources.units import known, to_angstrom, to_seconds, warn_if_oblong
 
 _VELOX_IMAGE = re.compile(r"Data/Image/[^/]+/Data")

@@ -13,9 +13,8 @@ import h5py
 import numpy as np
 
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.sources.files import InputFile, format_bytes
+from n2n_pipeline.sources.raw import InputFile, format_bytes
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 8
 _MAX_NODES = 10_000
 _MAX_RATIO = 10_000  # claimed over real bytes

@@ -20,7 +20,8 @@ from mrcfile import dtypes as mrc_dtypes
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import (
+from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import (
     InputFile,
     RawFrames,
     accept_cut,
@@ -29,7 +30,6 @@ from n2n_pipeline.sources.files import (
     explaining,
     format_bytes,
 )
-from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.units import known, warn_if_oblong
 
 HEADER_BYTES = 1024

@@ -19,10 +19,11 @@ import numpy as np
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.sources.files import InputFile, accept_cut, check_range, check_real, explaining, to_native
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import InputFile, accept_cut, check_range, check_real, explaining, to_native
 from n2n_pipeline.sources.units import known, to_angstrom, warn_if_oblong
 
+_MAGIC = b"II\x97\x01"
 _IMAGES = 0x4122
 _DTYPES = {1: "u1", 2: "<u2", 3: "<u4", 4: "i1", 5: "<i2", 6: "<i4", 7: "<f4", 8: "<f8", 9: "<c8", 10: "<c16"}
 _HEADER = struct.Struct(
@@ -123,7 +124,9 @@ def _read_offsets(file: InputFile) -> list[int]:
     raw = file.read(0, _HEADER.size + 8)
     if len(raw) < _HEADER.size + 8:
         raise InputError(file.path, f"TIA header cut: {len(raw)} of {_HEADER.size + 8} bytes")
-    _, version, kind, _, _, n_valid = _HEADER.unpack_from(raw)
+    magic, version, kind, _, _, n_valid = _HEADER.unpack_from(raw)
+    if magic != _MAGIC:
+        raise InputError(file.path, "not a TIA series")
     if kind != _IMAGES:
         raise InputError(file.path, "spectral data; expected a movie of images")
     if n_valid == 0:

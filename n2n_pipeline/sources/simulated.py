@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.sources.files import check_range
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import check_range
 
 Floats = npt.NDArray[np.floating]
 PIXEL_SIZE = 1.5  # Å, what every simulated movie claims

@@ -16,8 +16,8 @@ import tifffile
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.files import InputFile, RawFrames, accept_cut, check_range, explaining
 from n2n_pipeline.sources.movie import Counts, MovieInfo
+from n2n_pipeline.sources.raw import InputFile, RawFrames, accept_cut, check_range, explaining
 from n2n_pipeline.sources.tiff_pages import Page, check_page, count_held_bytes, decode_page, walk_pages
 from n2n_pipeline.sources.tiff_tags import read_facts, read_leading_sizes
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import tifffile
 
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.sources.files import InputFile, check_real, format_bytes
 from n2n_pipeline.sources.movie import Counts
+from n2n_pipeline.sources.raw import InputFile, check_real, format_bytes
 
 _MAX_RATIO = 10_000  # claimed over stored bytes; no codec comes near it on counts
 _MAX_SMALL = 1 << 24  # bytes that any page may claim, however well it compressed

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 _ANGSTROM = {
-    "m": 1e10, "cm": 1e8, "mm": 1e7, "um": 1e4, "µm": 1e4, "μm": 1e4, "\\u00b5m": 1e4, "micron": 1e4,
+    "m": 1e10, "meter": 1e10, "cm": 1e8, "mm": 1e7, "millimeter": 1e7, "picometer": 0.01,
+    "um": 1e4, "µm": 1e4, "μm": 1e4, "\\u00b5m": 1e4, "micron": 1e4,
     "microns": 1e4, "micrometer": 1e4, "nm": 10.0, "nanometer": 10.0, "pm": 0.01, "å": 1.0, "a": 1.0,
     "angstrom": 1.0, "ångström": 1.0, "ångstrom": 1.0, "inch": 2.54e8,
 }  # fmt: skip
