@@ -14,7 +14,7 @@ Positive = Annotated[int, Field(ge=1)]
 Split = Literal["balanced", "interleaved", "adjacent", "random"]
 Frame = Literal["camera", "stable"]
 Window = Literal["auto"] | Positive
-Augment = Literal["off", "halves", "flips", "all"]
+Passes = Literal["off", "halves", "flips", "all"]
 Loss = Literal["l2", "l1", "huber", "l0"]
 
 
@@ -156,8 +156,9 @@ class DenoiseConfig(Settings):
     """Keep both denoised halves beside their mean."""
     dtype: Literal["float32", "float16", "source"] = "float32"
     """Type of the output's pixels; ``source`` rounds to the movie's counts."""
-    augment: Augment = "off"
-    """Average over flips (4 passes) or flips and turns (8); ``halves`` turns only one half, at no cost."""
+    augment: Literal["auto"] | Passes = "auto"
+    """Average over flips (4 passes) or flips and turns (8); ``halves`` turns only one half, at no cost.
+    ``auto`` takes the most that a small movie's denoising can afford."""
     frames: tuple[int, int] | None = None
     """First frame and the one after the last, for a quick look."""
     region: tuple[int, int, int, int] | None = None

@@ -20,7 +20,7 @@ import zarr
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.geometry import Tile
-from n2n_pipeline.inference.forward import Canvas, choose_turns, run_network
+from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.inputs import Half
 from n2n_pipeline.inference.job import Job, plan_job
 from n2n_pipeline.inference.plan import Block
@@ -116,7 +116,7 @@ def _denoise_blocks(job: Job, blocks: Sequence[Block], arrays: Sequence[zarr.Arr
 
 def _denoise_tile(job: Job, tile: Tile, halves: Sequence[Half], canvases: Sequence[Canvas]) -> None:
     """Blend the mean of both denoised halves into the first canvas, and each half into its own, if it has one."""
-    turns = choose_turns(job.config.augment)
+    turns = turns_of(job.choice.passes)
     denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
     mean = np.asarray(np.mean(denoised, axis=0, dtype=np.float32))
     for canvas, image in zip(canvases, (mean, *denoised), strict=False):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from n2n_pipeline.checkpoint import Denoiser
-from n2n_pipeline.config import Augment
+from n2n_pipeline.config import Passes
 from n2n_pipeline.device import autocast
 from n2n_pipeline.geometry import Tile, TilePlan, mirrored
 from n2n_pipeline.inference.blending import taper_axis
@@ -45,12 +45,12 @@ class Turns(NamedTuple):
     odd: tuple[Turn, ...]
 
 
-def choose_turns(augment: Augment) -> Turns:
+def turns_of(passes: Passes) -> Turns:
     """Return the orientations over which each half is averaged; ``halves`` costs nothing, the others their number.
 
     Examples
     --------
-    >>> [len(choose_turns(augment).even) for augment in ("off", "halves", "flips", "all")]
+    >>> [len(turns_of(passes).even) for passes in ("off", "halves", "flips", "all")]
     [1, 1, 4, 8]
     """
     return {
@@ -58,7 +58,7 @@ def choose_turns(augment: Augment) -> Turns:
         "halves": Turns((UPRIGHT,), (UPSIDE_DOWN,)),
         "flips": Turns(FLIPS, FLIPS),
         "all": Turns(ALL_TURNS, ALL_TURNS),
-    }[augment]
+    }[passes]
 
 
 def denoise_frames(

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from n2n_pipeline.checkpoint import Denoiser
-from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Settings, TileConfig
+from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Passes, Settings, TileConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
 from n2n_pipeline.inference.halo import MeasuredHalo, measure_halo, sample_tiles
@@ -27,6 +27,7 @@ from n2n_pipeline.records import Unit
 LARGEST_CORE_PX = 1024  # beyond it the halo costs little, and memory much
 BYTES_PER_CHANNEL = 40  # per pixel of a tile and channel of the network, at the moment that needs most
 SAMPLE_FRAMES = 3
+AFFORDABLE_PX = (6e7, 2e10)  # what the paper's network does in about two minutes on a CPU, on a GPU
 
 
 class Block(NamedTuple):
@@ -46,6 +47,7 @@ class Choice(Settings):
     halo_px: int
     halo_error: float
     """Largest difference from untiled that was found, in standard deviations of the output's noise."""
+    passes: Passes
     device: str
     precision: str
     threads: int
@@ -76,6 +78,7 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig) -> Choice:
         core_px=core,
         halo_px=measured.halo,
         halo_error=measured.error,
+        passes=_affordable_passes(denoiser, inputs) if config.augment == "auto" else config.augment,
         device=denoiser.device.type,
         precision=str(denoiser.dtype or torch.float32).removeprefix("torch."),
         threads=torch.get_num_threads(),
@@ -83,8 +86,9 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig) -> Choice:
 
 
 def tiling_of(choice: Choice, tile: TileConfig, network: NetworkConfig) -> Tiling:
-    """Return how frames are cut."""
-    return Tiling(stride(network), choice.core_px, choice.halo_px, tile.overlap_px)
+    """Return how frames are cut; one stride of mirrored pixels gives those at the image's ends some context."""
+    step = stride(network)
+    return Tiling(step, choice.core_px, choice.halo_px, tile.overlap_px, border=step)
 
 
 def memory_budget(memory_gb: float | None) -> int:
@@ -112,6 +116,16 @@ def _largest_core(denoiser: Denoiser, memory_gb: float | None) -> int:
     side = math.isqrt(memory_budget(memory_gb) // 3 // (BYTES_PER_CHANNEL * network.width))
     core = min(side - 2 * exact_halo(network), LARGEST_CORE_PX)
     return max(core // stride(network), 1) * stride(network)
+
+
+def _affordable_passes(denoiser: Denoiser, inputs: Inputs) -> Passes:
+    """Return the most passes that take no more than about two minutes, so that large movies take one per half."""
+    n_frames, height, width = inputs.movie.store.info.shape
+    forward = 2 * n_frames * height * width * (denoiser.card.network.width / 48) ** 2
+    affordable = AFFORDABLE_PX[denoiser.device.type == "cuda"]
+    if 8 * forward <= affordable:
+        return "all"
+    return "flips" if 4 * forward <= affordable else "halves"
 
 
 def _choose_halo(denoiser: Denoiser, inputs: Inputs, tile: TileConfig, core: int) -> MeasuredHalo:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import zarr
@@ -10,12 +12,15 @@ from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference import denoise
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.forward import denoise_frames
+from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.inference.plan import choose
 from n2n_pipeline.layout import round_mantissa
 from n2n_pipeline.pairs import read_pairs
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import References, Shifts, open_store, write_movie, write_shifts
 
 SHAPE = (7, 45, 62)  # no multiple of a stride, and several shards
+WHOLE = Tiling(stride=4, core=64, halo=4, border=4)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +50,7 @@ def in_float32(monkeypatch):
 
 
 def config(core=24, halo="exact", **settings):
-    return DenoiseConfig(tile=TileConfig(core_px=core, halo_px=halo), **settings)
+    return DenoiseConfig(**{"augment": "off"} | settings, tile=TileConfig(core_px=core, halo_px=halo))
 
 
 def denoised(path, name="0"):
@@ -64,7 +69,7 @@ def files(path):
 def test_every_frame_is_the_mean_of_both_halves_through_the_network(movie, model, make_denoiser, tmp_path):
     denoise_store(movie, model, tmp_path / "out.zarr", config())
     pair = read_pairs(CorrectedMovie(open_store(movie)), range(7), (slice(0, 45), slice(0, 62)), window=4)
-    plan = plan_tiles(SHAPE[1:], Tiling(4, 64, 0))
+    plan = plan_tiles(SHAPE[1:], WHOLE)
     halves = [
         denoise_frames(make_denoiser(), values, counts, plan)
         for values, counts in ((pair.even, pair.even_count), (pair.odd, pair.odd_count))
@@ -116,7 +121,7 @@ def test_a_drifting_scene_is_followed(model, make_denoiser, tmp_path, frame_of_r
             make_denoiser(),
             frames.astype(np.float32),
             2 * np.ones_like(frames),
-            plan_tiles((40, 40), Tiling(4, 64, 0)),
+            plan_tiles((40, 40), WHOLE),
         )
         np.testing.assert_allclose(output[:, inner, inner], shown[:, inner, inner], rtol=0.02)
 
@@ -128,7 +133,7 @@ def test_a_single_frame_is_itself_the_input_and_its_bad_pixels_are_filled(model,
     denoise_store(path, model, tmp_path / "out.zarr", config(halves=True))
     output = denoised(tmp_path / "out.zarr")
     image[0, 20, 20] = 10
-    expected = denoise_frames(make_denoiser(), image, 0 * image, plan_tiles((50, 40), Tiling(4, 64, 0)))
+    expected = denoise_frames(make_denoiser(), image, 0 * image, plan_tiles((50, 40), WHOLE))
     assert np.isfinite(output).all()
     far = np.hypot(*np.mgrid[-20:30, -20:20]) > 20
     np.testing.assert_allclose(output[0, far], expected[0, far], rtol=2e-3)
@@ -226,3 +231,17 @@ def test_each_input_chunk_is_decoded_once(movie, model, tmp_path, monkeypatch):
     denoise_store(movie, model, tmp_path / "out.zarr", config())
     frames = [t for region in decoded for t in range(region[0].start, region[0].stop)]
     assert sorted(frames) == list(range(8))  # chunks of 4 frames
+
+
+@pytest.mark.parametrize(
+    ("shape", "width", "passes"),
+    [
+        ((48, 256, 256), 24, "all"),  # seconds
+        ((64, 1024, 1024), 12, "flips"),  # minutes
+        ((500, 4096, 4096), 48, "halves"),  # hours: only what is free
+    ],
+)
+def test_a_small_movie_is_seen_in_all_orientations_a_large_one_in_none_extra(make_denoiser, shape, width, passes):
+    movie = SimpleNamespace(store=SimpleNamespace(info=MovieInfo(shape, np.dtype("uint8"), "mrc")))
+    choice = choose(make_denoiser(width=width), Inputs(movie, 4), DenoiseConfig(tile=TileConfig(halo_px=0)))
+    assert choice.passes == passes

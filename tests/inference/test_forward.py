@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2n_pipeline.geometry import Range, Tiling, mirrored, plan_tiles, round_up
-from n2n_pipeline.inference.forward import ALL_TURNS, UPRIGHT, UPSIDE_DOWN, Canvas, choose_turns, denoise_frames
+from n2n_pipeline.inference.forward import ALL_TURNS, UPRIGHT, UPSIDE_DOWN, Canvas, denoise_frames, turns_of
 from n2n_pipeline.model import exact_halo, stride
 
 STRIDE = 4  # of the networks here, two levels deep
@@ -124,8 +124,8 @@ def test_all_turns_make_any_network_indifferent_to_orientation(make_denoiser):
 
 
 def test_turning_one_half_costs_no_pass():
-    assert choose_turns("halves") == ((UPRIGHT,), (UPSIDE_DOWN,))
-    assert len(set(choose_turns("all").even)) == 8
+    assert turns_of("halves") == ((UPRIGHT,), (UPSIDE_DOWN,))
+    assert len(set(turns_of("all").even)) == 8
 
 
 def test_a_canvas_blends_what_agrees_without_a_trace():
