@@ -9,11 +9,11 @@ fewer frames, it is averaged over fewer, and the count says so.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from numpy.lib.stride_tricks import sliding_window_view
 
 from n2n_pipeline.config import Frame, Split
 from n2n_pipeline.corrections import Corrected, CorrectedMovie
@@ -23,6 +23,9 @@ Ints = npt.NDArray[np.int64]
 
 FILL_SIGMA = 1.5  # px; unseen pixels take the weighted mean of the seen ones around them
 FILL_REACH = 6  # px beyond which a neighbour's weight is nothing
+FILL_AT_ONCE = 256  # unseen pixels, which bounds the memory for their neighbourhoods
+_FALLOFF = np.exp(-0.5 * (np.arange(-FILL_REACH, FILL_REACH + 1) / FILL_SIGMA) ** 2)
+_FILL_WEIGHTS = np.outer(_FALLOFF, _FALLOFF) / _FALLOFF.sum() ** 2
 
 
 class Pair(NamedTuple):
@@ -167,14 +170,22 @@ def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> 
         ``(y, x)`` averages, finite everywhere.
     """
     average = total / np.maximum(count, 1)
-    unseen = count == 0
-    if unseen.any():
-        weight = (~unseen).astype(np.float64)
-        options: dict[str, Any] = {"sigma": FILL_SIGMA, "radius": FILL_REACH, "mode": "mirror"}
-        around = ndimage.gaussian_filter(weight, **options)
-        nearby = ndimage.gaussian_filter(average * weight, **options) / np.maximum(around, 1e-12)
-        average = np.where(unseen, np.where(around > 1e-9, nearby, typical), average)
+    rows, cols = np.nonzero(count == 0)
+    if len(rows):
+        average[rows, cols] = np.nan
+        mirrored = np.pad(average, FILL_REACH, mode="reflect")
+        around = sliding_window_view(mirrored, _FILL_WEIGHTS.shape)
+        for some in np.array_split(np.arange(len(rows)), -(-len(rows) // FILL_AT_ONCE)):
+            average[rows[some], cols[some]] = _weigh_neighbours(around[rows[some], cols[some]], typical)
     return average.astype(np.float32)
+
+
+def _weigh_neighbours(around: npt.NDArray[np.float64], typical: float) -> npt.NDArray[np.float64]:
+    """Average ``(n, y, x)`` neighbourhoods, NaN where unseen; those with nothing in them become ``typical``."""
+    weights = np.where(np.isnan(around), 0.0, _FILL_WEIGHTS)
+    total = (weights * np.nan_to_num(around)).sum(axis=(1, 2))
+    seen = weights.sum(axis=(1, 2))
+    return np.where(seen > 1e-9, total / np.maximum(seen, 1e-12), typical)
 
 
 def read_filled(movie: CorrectedMovie, t: int, region: tuple[slice, slice]) -> Floats:
