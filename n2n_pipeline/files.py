@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,16 @@ PARTIAL = ".partial"
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Put ``data`` at ``path`` such that a crash leaves the old content or the new, on disk, and nothing else."""
-    content = data.encode() if isinstance(data, str) else data
+    replace_file(path, [data.encode() if isinstance(data, str) else data])
+    sync(path.parent)
+
+
+def replace_file(path: Path, parts: Iterable[bytes]) -> None:
+    """Write parts under another name, flush them to disk, rename; the folder's list of names is left to `sync`."""
     partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -33,7 +38,6 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
-    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -13,8 +13,8 @@ import logging
 import os
 import zlib
 from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,10 @@ import zarr
 
 from n2n_pipeline import __version__
 from n2n_pipeline.config import IngestConfig
-from n2n_pipeline.corrections import Statistics, find_defects
+from n2n_pipeline.defects import find_defects
 from n2n_pipeline.errors import ExitCode, InputError, printable
 from n2n_pipeline.files import digest_file, require_space
-from n2n_pipeline.gathering import Gatherer
+from n2n_pipeline.gathering import Gatherer, Statistics
 from n2n_pipeline.layout import Layout, default_layout, estimate_bytes, plan_units
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger, Unit
@@ -40,6 +40,7 @@ from n2n_pipeline.store import References, create_store, write_frames, write_ref
 
 SAMPLES = 64
 SAMPLE_BYTES = 1 << 16
+CHECKED_ROWS = 8  # of so many, one is looked at to find frames that may be equal
 MOST_NOT_FINITE = 0.01
 MANY_SATURATED = 0.01
 
@@ -201,10 +202,12 @@ class _Pass:
                         step(running.popleft().result())
                 while running:
                     step(running.popleft().result())
+            except CancelledError:
+                raise _cause(running) from None
             finally:
                 for future in running:
                     future.cancel()
-        return self._gatherer.gathered()
+        return self._gatherer.statistics
 
     def _do(self, turn: int, unit: Unit) -> int:
         """Read one unit's frames, and write them if that is still to be done; return how many."""
@@ -228,6 +231,15 @@ class _Pass:
             raise InputError(movie, "changed while reading", "wait until it is written")
 
 
+def _cause(futures: Iterable[Future[int]]) -> BaseException:
+    """Find why one thread gave up, when others only stopped waiting for it."""
+    for future in futures:
+        error = None if future.cancel() else future.exception()
+        if error is not None and not isinstance(error, CancelledError):
+            return error
+    return CancelledError()
+
+
 def _stat(movie: Path) -> tuple[int, int]:
     found = movie.stat()
     return found.st_size, found.st_mtime_ns
@@ -238,7 +250,7 @@ def _inspect(frames: npt.NDArray[Any]) -> dict[str, Any]:
     notes: dict[str, Any] = {"crc32": [], "constant": [], "not_finite": [], "saturated": []}
     for frame in frames:
         low, high = frame.min(), frame.max()
-        notes["crc32"].append(zlib.crc32(frame))
+        notes["crc32"].append(zlib.crc32(np.ascontiguousarray(frame[::CHECKED_ROWS]).data))
         notes["constant"].append(low.item() if low == high else None)
         is_float = frame.dtype.kind == "f"
         notes["not_finite"].append(int(np.count_nonzero(~np.isfinite(frame))) if is_float else 0)
@@ -287,7 +299,8 @@ def _equal(array: zarr.Array[Any], first: int, second: int) -> bool:
 def _with_defects(plan: _Plan, statistics: Statistics) -> References:
     """Add the defects that the movie shows, and say if its gain is the wrong way up."""
     dark, gain, known = plan.references
-    better = suggest_orientation(plan.config, plan.movie, statistics.mean - (0 if dark is None else dark))
+    mean = statistics.mean() if dark is None else statistics.mean() - dark
+    better = suggest_orientation(plan.config, plan.movie, mean)
     if better:
         _log.warning("%s: the gain fits the movie better with %s", printable(plan.config.gain), better)
     found = find_defects(statistics, dark, gain)

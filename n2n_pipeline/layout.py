@@ -37,6 +37,11 @@ class Layout(NamedTuple):
     """What is compressed as one."""
     codec: Codec
 
+    @property
+    def fill_value(self) -> float:
+        """Value of what was never written; not a number where the type has that."""
+        return math.nan if self.codec == "float" else 0
+
 
 def default_layout(shape: tuple[int, int, int], dtype: npt.DTypeLike) -> Layout:
     """Choose shards and chunks: few whole frames to a shard, split in y and x where a frame is very large.
@@ -67,8 +72,13 @@ def default_layout(shape: tuple[int, int, int], dtype: npt.DTypeLike) -> Layout:
         kind,
         (frames, shard_y, shard_x),
         (chunk_t, chunk_y, chunk_x),
-        "float" if kind.kind == "f" else "counts",
+        codec_for(kind),
     )
+
+
+def codec_for(dtype: np.dtype[Any]) -> Codec:
+    """Return which of the two kinds of array a type makes."""
+    return "float" if dtype.kind == "f" else "counts"
 
 
 def _chunk_px(size: int) -> int:
@@ -100,14 +110,18 @@ def plan_units(layout: Layout) -> list[tuple[Unit, range]]:
     ]
 
 
+def compressor(dtype: np.dtype[Any]) -> Blosc:
+    """Return what compresses a chunk: fastest and smallest for counts when bytes, or bits of bytes, are sorted."""
+    return Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE if dtype.itemsize == 1 else Blosc.SHUFFLE)
+
+
 def estimate_bytes(layout: Layout, sample: npt.NDArray[Any]) -> int:
     """Estimate an array's size on disk from how well some of its frames compress."""
     middle = tuple(
         slice(side // 2 - min(side, CHUNK_PX) // 2, side // 2 + CHUNK_PX // 2) for side in sample.shape[1:]
     )
     block = np.ascontiguousarray(sample[:, *middle])
-    shuffle = Blosc.BITSHUFFLE if layout.dtype.itemsize == 1 else Blosc.SHUFFLE
-    ratio = len(Blosc(cname="zstd", clevel=1, shuffle=shuffle).encode(block)) / block.nbytes
+    ratio = len(compressor(layout.dtype).encode(block)) / block.nbytes
     return math.ceil(ratio * math.prod(layout.shape) * layout.dtype.itemsize)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +18,16 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
-from yaozarrs import v05
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import read_json, to_json, write_atomically
-from n2n_pipeline.layout import Layout, default_layout, halve, plan_units, round_mantissa
+from n2n_pipeline.layout import Layout, codec_for, compressor, default_layout, halve, plan_units, round_mantissa
 from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete
+from n2n_pipeline.ome import image_metadata, read_image_metadata
 from n2n_pipeline.records import Ledger
+from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.movie import MovieInfo
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -161,7 +161,7 @@ def create_store(
     """
     described = _describe(replace(info, shape=layout.shape, dtype=layout.dtype))
     attributes = {
-        "ome": _ome_metadata(info, path.stem, levels),
+        "ome": image_metadata(info, path.stem, levels),
         ATTRIBUTE: {**provenance, "movie_info": described},
     }
     contents: dict[str, Any] = {}
@@ -258,8 +258,20 @@ def write_movie(
 
 
 def write_frames(array: zarr.Array[Any], span: range, frames: npt.NDArray[Any]) -> None:
-    """Write one unit's frames, all its shards."""
-    array[span.start : span.stop] = frames
+    """Write one unit of `plan_units`: all shards of a span of frames, ``(t, y, x)``, of an array made here."""
+    if array.shards is None:
+        raise ValueError("the array has no shards")
+    layout = Layout(array.shape, array.dtype, array.shards, array.chunks, codec_for(array.dtype))
+    _, shard_y, shard_x = layout.shards
+    for y, x in itertools.product(range(0, frames.shape[1], shard_y), range(0, frames.shape[2], shard_x)):
+        index = span.start // layout.shards[0], y // shard_y, x // shard_x
+        write_shard(_folder(array), layout, index, frames[:, y : y + shard_y, x : x + shard_x])
+
+
+def _folder(array: zarr.Array[Any]) -> Path:
+    if not isinstance(array.store, LocalStore):
+        raise ValueError("the array is not on disk")
+    return array.store.root / array.path
 
 
 def _create_array(root: zarr.Group, name: str, layout: Layout) -> None:
@@ -270,15 +282,17 @@ def _create_array(root: zarr.Group, name: str, layout: Layout) -> None:
         shards=layout.shards,
         dtype=layout.dtype,
         compressors=_codecs(layout.dtype),
-        fill_value=math.nan if layout.codec == "float" else 0,
+        fill_value=layout.fill_value,
         dimension_names=("t", "y", "x"),
         config={"write_empty_chunks": True},
     )
 
 
 def _codecs(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
-    shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
-    return BloscCodec(cname="zstd", clevel=1, shuffle=shuffle), Crc32cCodec()
+    """Name, in Zarr's terms, what `layout.compressor` and `shards.write_shard` do."""
+    same = compressor(dtype)
+    shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if same.shuffle == same.BITSHUFFLE else "shuffle"
+    return BloscCodec(cname=same.cname, clevel=same.clevel, shuffle=shuffle), Crc32cCodec()
 
 
 def _open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
@@ -286,23 +300,6 @@ def _open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[A
     if not isinstance(array, zarr.Array):
         raise InputError(path, f"{name} is not an array")
     return array.with_config({"write_empty_chunks": True})
-
-
-def _ome_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
-    time, size = info.frame_time or 1.0, info.pixel_size or 1.0
-    axes: list[Any] = [
-        v05.TimeAxis(name="t", unit="second" if info.frame_time else None),
-        *(v05.SpaceAxis(name=axis, unit="angstrom" if info.pixel_size else None) for axis in "yx"),
-    ]
-    datasets = []
-    for level in range(levels + 1):
-        pixel, middle = size * 2**level, size * (2**level - 1) / 2
-        transforms: list[Any] = [v05.ScaleTransformation(scale=[time, pixel, pixel])]
-        if level:
-            transforms.append(v05.TranslationTransformation(translation=[0.0, middle, middle]))
-        datasets.append(v05.Dataset(path=str(level), coordinateTransformations=transforms))
-    image = v05.Image(multiscales=[v05.Multiscale(name=name, axes=axes, datasets=datasets)])
-    return image.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def _describe(info: MovieInfo) -> dict[str, Any]:
@@ -388,39 +385,19 @@ def _open_foreign(path: Path) -> MovieStore:
         node = zarr.open(path, mode="r")
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise InputError(path, "no image array found (no zarr.json, no .zarray)") from error
-    axes, scale, name = _foreign_axes(dict(node.attrs))
-    array = node[name] if isinstance(node, zarr.Group) and name in node else node
+    image = read_image_metadata(path, dict(node.attrs))
+    array = node[image.name] if isinstance(node, zarr.Group) and image.name in node else node
     if not isinstance(array, zarr.Array):
         raise InputError(path, "no image array found (no OME multiscales)")
     if array.ndim != 3 or array.dtype.kind not in "iuf":
         raise InputError(
             path, f"{array.ndim}-D data of type {array.dtype}; expected numbers (t, y, x)", "ingest it"
         )
-    sizes = {axis["name"]: (value, axis.get("unit")) for axis, value in zip(axes, scale, strict=False)}
     info = MovieInfo(
         cast("tuple[int, int, int]", array.shape),
         array.dtype,
         "zarr",
-        pixel_size=_in_unit(sizes.get("x"), {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}),
-        frame_time=_in_unit(sizes.get("t"), {"second": 1.0, "millisecond": 1e-3}),
+        pixel_size=image.pixel_size,
+        frame_time=image.frame_time,
     )
     return MovieStore(path, info, array, References(), None, {})
-
-
-def _foreign_axes(attributes: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[float], str]:
-    """Find axes, scale and path of the full-size array in OME metadata 0.4 or 0.5."""
-    images = attributes.get("ome", attributes).get("multiscales")
-    if not images:
-        return [], [], "0"
-    dataset = images[0]["datasets"][0]
-    name = str(dataset["path"])
-    if ".." in name.split("/") or name.startswith("/"):
-        raise InputError(name, "leads out of the store", code=ExitCode.REFUSED)
-    scales = [t["scale"] for t in dataset.get("coordinateTransformations", []) if t.get("type") == "scale"]
-    return images[0].get("axes", []), scales[0] if scales else [], name
-
-
-def _in_unit(size: tuple[float, str | None] | None, factors: Mapping[str, float]) -> float | None:
-    if size is None or size[1] is None or size[1] not in factors:
-        return None
-    return size[0] * factors[size[1]]

@@ -1,0 +1,257 @@
+"""How fast is a movie stored, in how much memory, and what would be the limit?
+
+    pip install rosettasciio
+    python benchmarks/ingest.py                                   # 1 GiB of counts, 3 rounds
+    python benchmarks/ingest.py --memory                          # peak memory for 1 and 4 GiB of 2048 x 4096 frames
+    python benchmarks/ingest.py --cores                           # two cores against one, for compressed TIFF
+
+Every method runs as a whole command in a fresh process, start-up included, on a movie that is not in the page cache,
+and is timed until the output is on the disk (`os.sync`). The methods take turns, so that a noisy machine is unfair
+to none; ratios are medians over rounds of the ratio within a round.
+
+    n2n-pipeline   the command `n2n-pipeline ingest`, with its statistics, checks, digests and records
+    dask           dask.array.from_array(memmap).to_zarr, chunks of 4 x 512 x 512, zarr's default codec
+    rosettasciio   its lazy reader to Zarr, the same chunks: its best
+    flat           the limit: the same codec on the same threads into one flat file, no Zarr, nothing else
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+CHUNKS = (4, 512, 512)
+MEAN_COUNT = 10.0
+
+
+def make_movie(path: Path, shape: tuple[int, int, int]) -> None:
+    """Write an MRC movie of Poisson counts, int16, mean 10 (a few frames, shifted about)."""
+    import mrcfile
+
+    rng = np.random.default_rng(0)
+    rows, cols = np.arange(shape[1])[:, None], np.arange(shape[2])
+    scene = MEAN_COUNT + np.sin(cols / 50) * np.cos(rows / 70)
+    frames = [rng.poisson(scene).astype(np.int16) for _ in range(8)]
+    with mrcfile.new_mmap(path, shape=shape, mrc_mode=1, overwrite=True) as file:
+        file.voxel_size = 1.1
+        for t in range(shape[0]):
+            file.data[t] = np.roll(frames[t % 8], (7 * t, 13 * t), (0, 1))
+
+
+def store_with_dask(movie: Path, output: Path) -> None:
+    """Do what a user would write first."""
+    import dask.array as da
+    import mrcfile
+
+    with mrcfile.mmap(movie) as file:
+        da.from_array(file.data, chunks=CHUNKS).to_zarr(str(output))
+
+
+def store_with_rosettasciio(movie: Path, output: Path) -> None:
+    """Do what HyperSpy's readers offer."""
+    from rsciio.mrc import file_reader
+
+    file_reader(str(movie), lazy=True, chunks=CHUNKS)[0]["data"].to_zarr(str(output))
+
+
+def store_flat(movie: Path, output: Path) -> None:
+    """Compress on all cores into one file, in order; nothing else."""
+    from numcodecs import Blosc
+
+    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
+    header = np.fromfile(movie, "<i4", 3)
+    width, height, n_frames = (int(side) for side in header)
+
+    def compress(start: int) -> list[bytes]:
+        count = min(CHUNKS[0], n_frames - start)
+        offset = 1024 + start * height * width * 2
+        frames = np.fromfile(movie, "<i2", count * height * width, offset=offset).reshape(count, height, width)
+        return [
+            codec.encode(np.ascontiguousarray(frames[:, y : y + CHUNKS[1], x : x + CHUNKS[2]]))
+            for y in range(0, height, CHUNKS[1])
+            for x in range(0, width, CHUNKS[2])
+        ]
+
+    starts = range(0, n_frames, CHUNKS[0])
+    cores = len(os.sched_getaffinity(0))
+    with output.open("wb") as file, ThreadPoolExecutor(cores) as pool:
+        for first in range(0, len(starts), 4 * cores):
+            for chunks in pool.map(compress, starts[first : first + 4 * cores]):
+                file.writelines(chunks)
+
+
+METHODS: dict[str, Callable[[Path, Path], None] | None] = {
+    "n2n-pipeline": None,
+    "dask": store_with_dask,
+    "rosettasciio": store_with_rosettasciio,
+    "flat": store_flat,
+}
+
+
+def command(method: str, movie: Path, output: Path) -> list[str]:
+    """Return the words that start one method in a fresh process."""
+    if METHODS[method] is None:
+        start = "from n2n_pipeline.cli import main; main()"
+        return [sys.executable, "-c", start, "ingest", str(movie), str(output), "--quiet"]
+    return [sys.executable, __file__, "--run", method, str(movie), str(output)]
+
+
+def forget(path: Path) -> None:
+    """Drop a file from the page cache."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def peak_anonymous(pid: int, ended: threading.Event) -> float:
+    """Watch a process until it ends, and return the most anonymous memory it had, in MiB."""
+    peak = 0
+    while not ended.wait(0.02):
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+    return peak / 1024
+
+
+def run(method: str, movie: Path, folder: Path, cores: set[int] | None = None) -> dict[str, float]:
+    """Time one whole command, from a cold source to the disk."""
+    output = folder / ("output.flat" if method == "flat" else "output.zarr")
+    forget(movie)
+    os.sync()
+    ended = threading.Event()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command(method, movie, output),
+        stdout=subprocess.DEVNULL,
+        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        watch = pool.submit(peak_anonymous, process.pid, ended)
+        if process.wait():
+            raise RuntimeError(f"{method} failed")
+        ended.set()
+    os.sync()
+    seconds = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    files = [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else [output]
+    result = {
+        "seconds": round(seconds, 2),
+        "mb_per_s": round(movie.stat().st_size / 1e6 / seconds, 1),
+        "cpu_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2),
+        "peak_anonymous_mib": round(watch.result(), 1),
+        "output_mb": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+        "files": len(files),
+    }
+    shutil.rmtree(output) if output.is_dir() else output.unlink()
+    return result
+
+
+def ratio(rounds: list[dict[str, dict[str, float]]], key: str, method: str, other: str) -> float:
+    """Return the median over rounds of one figure over another method's in the same round."""
+    return round(statistics.median(turn[method][key] / turn[other][key] for turn in rounds), 3)
+
+
+def compare_speed(folder: Path, n_rounds: int) -> dict[str, object]:
+    """Compare all methods on 1 GiB of counts."""
+    movie = folder / "movie.mrc"
+    make_movie(movie, (128, 2048, 2048))
+    rounds: list[dict[str, dict[str, float]]] = []
+    for _ in range(n_rounds):
+        rounds.append({})
+        for method in METHODS:
+            rounds[-1][method] = run(method, movie, folder)
+            print(method, rounds[-1][method], flush=True)
+    ours = "n2n-pipeline"
+    speed = {f"speed_over_{other}": ratio(rounds, "mb_per_s", ours, other) for other in METHODS if other != ours}
+    cpu = {f"cpu_over_{other}": ratio(rounds, "cpu_s", ours, other) for other in METHODS if other != ours}
+    size = {
+        "bytes_over_default_codec": ratio(rounds, "output_mb", ours, "dask"),
+        "bytes_over_raw": round(rounds[0][ours]["output_mb"] * 1e6 / movie.stat().st_size, 3),
+    }
+    return {"movie": "128 x 2048 x 2048 int16, mean 10", **speed, **cpu, **size, "rounds": rounds}
+
+
+def compare_memory(folder: Path) -> dict[str, object]:
+    """Measure peak memory for two lengths of movie."""
+    peaks = {}
+    for gigabytes in (1, 4):
+        movie = folder / "movie.mrc"
+        make_movie(movie, (64 * gigabytes, 2048, 4096))
+        peaks[f"{gigabytes}_gib"] = run("n2n-pipeline", movie, folder)
+        print(gigabytes, "GiB", peaks[f"{gigabytes}_gib"], flush=True)
+        movie.unlink()
+    figures = [peak["peak_anonymous_mib"] for peak in peaks.values()]
+    return {"frames": "2048 x 4096 int16", "grows_by": round(figures[1] / figures[0] - 1, 3), **peaks}
+
+
+def compare_cores(folder: Path, n_rounds: int) -> dict[str, object]:
+    """Measure what a second core brings where decoding is the work: LZW TIFF."""
+    import tifffile
+
+    movie = folder / "movie.tif"
+    rng = np.random.default_rng(0)
+    with tifffile.TiffWriter(movie) as file:
+        for _ in range(96):
+            file.write(rng.poisson(0.8, (2048, 2048)).astype(np.uint8), compression="lzw", contiguous=False)
+    cores = sorted(os.sched_getaffinity(0))
+    rounds = []
+    for _ in range(n_rounds):
+        timed = {n: run("n2n-pipeline", movie, folder, set(cores[:n])) for n in (1, 2)}
+        rounds.append({str(n): result for n, result in timed.items()})
+        print(rounds[-1], flush=True)
+    return {
+        "movie": "LZW TIFF, 96 x 2048 x 2048 uint8",
+        "speed_2_over_1": ratio(rounds, "mb_per_s", "2", "1"),
+        "rounds": rounds,
+    }
+
+
+def main() -> None:
+    """Run what was asked for, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run", nargs=3, metavar=("METHOD", "MOVIE", "OUTPUT"), help="one method, in this process"
+    )
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--cores", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="folder for movies and stores, on the disk to be measured")
+    chosen = parser.parse_args()
+    if chosen.run:
+        method = METHODS[chosen.run[0]]
+        if method is not None:
+            method(Path(chosen.run[1]), Path(chosen.run[2]))
+        return
+    with tempfile.TemporaryDirectory(dir=chosen.scratch) as scratch:
+        folder = Path(scratch)
+        if chosen.memory:
+            name, result = "ingest_memory", compare_memory(folder)
+        elif chosen.cores:
+            name, result = "ingest_cores", compare_cores(folder, chosen.rounds)
+        else:
+            name, result = "ingest_speed", compare_speed(folder, chosen.rounds)
+    machine = {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

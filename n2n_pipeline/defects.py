@@ -1,0 +1,169 @@
+"""Hot, dead and stuck pixels, rows and columns, found from a movie's own statistics over time.
+
+The image is looked at in bands of rows, by several threads: what is needed of a band stays in a core's cache, and
+memory does not grow with the camera.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from n2n_pipeline.gathering import Statistics
+
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+
+NEIGHBOURHOOD = 5  # px; a defect is judged against the median of so many by so many pixels
+REACH = NEIGHBOURHOOD // 2
+BAND_ROWS = 64
+SAMPLE_BANDS = 8  # tell how far means usually stray
+CHANCE = 1e-9  # one-sided probability under which a pixel's mean is not noise: six standard deviations
+LINE_RATIO = 4.0  # a row or column whose temporal variance differs from its neighbours' by this is broken
+LINE_PIXELS = 512  # of a row or column, enough for its median
+
+
+def find_defects(statistics: Statistics, dark: Floats | None = None, gain: Floats | None = None) -> Bools:
+    """Find hot, dead and stuck pixels, rows and columns from a movie's statistics over time.
+
+    A pixel is a defect when its mean lies further from the median of its neighbourhood than noise and the
+    scene's own texture explain, or when it does not fluctuate though its neighbours do.
+
+    Parameters
+    ----------
+    statistics : Statistics
+        Of the raw counts, over the whole movie.
+    dark, gain : numpy.ndarray, optional
+        ``(y, x)`` references; an uncorrected offset or gain pattern would look like defects.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(y, x)``, True where the pixel is bad. All False for fewer than two frames.
+    """
+    height = statistics.shape[0]
+    bad = np.zeros(statistics.shape, bool)
+    movie = _Seen(statistics, dark, gain)
+    bands = [slice(y, min(y + BAND_ROWS, height)) for y in range(0, height, BAND_ROWS)]
+    if statistics.n_frames < 2 or not any(movie.look(band).variance.any() for band in bands):
+        return bad
+    usual = _usual_stray(movie, bands)
+
+    def judge(rows: slice) -> None:
+        band = movie.look(rows)
+        events = _events(band, statistics.n_frames)
+        bad[rows] = _outlying(band, events, usual) | _stuck(band, events)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(judge, bands))
+    return bad | _broken_lines(movie, axis=0) | _broken_lines(movie, axis=1)
+
+
+class _Band(NamedTuple):
+    """Rows of the image: ``(y, x)`` each."""
+
+    mean: Floats
+    variance: Floats
+    local_mean: Floats
+    """Median of each pixel's neighbourhood."""
+    local_variance: Floats
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Statistics as they would be after dark and gain correction."""
+
+    statistics: Statistics
+    dark: Floats | None
+    gain: Floats | None
+
+    def mean(self, rows: slice, cols: slice = slice(None)) -> Floats:
+        """Return the corrected mean, ``(y, x)``."""
+        mean = self.statistics.mean(rows, cols)
+        mean = mean if self.dark is None else mean - self.dark[rows, cols]
+        return mean if self.gain is None else mean * self.gain[rows, cols]
+
+    def variance(self, rows: slice, cols: slice = slice(None)) -> Floats:
+        """Return the corrected variance, ``(y, x)``."""
+        variance = self.statistics.variance(rows, cols)
+        return variance if self.gain is None else variance * np.square(self.gain[rows, cols])
+
+    def look(self, rows: slice) -> _Band:
+        """Return rows with their surroundings."""
+        above = min(rows.start, REACH)
+        outer = slice(rows.start - above, min(rows.stop + REACH, self.statistics.shape[0]))
+        inner = slice(above, above + rows.stop - rows.start)
+        mean, variance = self.mean(outer), self.variance(outer)
+        return _Band(mean[inner], variance[inner], _local_median(mean)[inner], _local_median(variance)[inner])
+
+
+def _local_median(image: Floats) -> Floats:
+    """Return the median along y of medians along x over the neighbourhood, 30 times faster than a true median.
+
+    It ignores lone outliers, rows and columns as a true median does.
+    """
+    padded = np.pad(image, [(min(REACH, side - 1),) * 2 for side in image.shape], mode="reflect")
+    padded = np.pad(padded, [(REACH - min(REACH, side - 1),) * 2 for side in image.shape], mode="edge")
+    return _median_of_five(_median_of_five(padded, 1), 0)
+
+
+def _median_of_five(image: Floats, axis: int) -> Floats:
+    """Return medians of five neighbours along an axis, which loses four."""
+    n = image.shape[axis] - NEIGHBOURHOOD + 1
+    a, b, c, d, e = (image[k : k + n] if axis == 0 else image[:, k : k + n] for k in range(NEIGHBOURHOOD))
+    low = np.maximum(np.minimum(a, b), np.minimum(c, d))  # the lowest and the highest of four are out
+    high = np.minimum(np.maximum(a, b), np.maximum(c, d))
+    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
+
+
+def _usual_stray(movie: _Seen, bands: list[slice]) -> float:
+    """Return how far, in the movie's units, means stray from their surroundings by noise and texture alone."""
+    sample = [movie.look(band) for band in bands[:: max(1, len(bands) // SAMPLE_BANDS)]]
+    strays = np.concatenate([np.abs(band.mean - band.local_mean).ravel() for band in sample])
+    deviation = 1.4826 * float(np.median(strays))  # standard deviation of a normal distribution
+    largest = max(float(np.abs(band.mean).max()) for band in sample)
+    return max(-float(special.ndtri(CHANCE)) * deviation, 1e-6 * largest)
+
+
+def _events(band: _Band, n_frames: int) -> Floats:
+    """Estimate, from the neighbourhood, how many independent electrons each pixel has seen.
+
+    For counts of electrons of any size and read noise, mean² / variance of one frame is the number of electrons
+    in it, or fewer where read noise counts: the number that sets how far a mean may stray.
+    """
+    spread = np.maximum(band.local_variance, 1e-12 * max(float(band.local_variance.max()), 1e-300))
+    return np.asarray(n_frames * np.square(band.local_mean) / spread)
+
+
+def _outlying(band: _Band, events: Floats, usual: float) -> Bools:
+    """Mark means that neither noise nor texture explains."""
+    strays = band.mean - band.local_mean
+    bad = np.abs(strays) > usual
+    # Few electrons stray further upwards than a normal distribution does: Poisson's upper limit holds there.
+    upwards = np.nonzero(strays > usual)
+    seen = np.maximum(events[upwards], 1e-12)
+    limit = (special.gammaincinv(seen + 1.0, 1.0 - CHANCE) - seen) * np.abs(band.local_mean[upwards]) / seen
+    bad[upwards] = strays[upwards] > limit
+    return np.asarray(bad)
+
+
+def _stuck(band: _Band, events: Floats) -> Bools:
+    """Mark pixels that do not fluctuate where electrons must have arrived: chance of none is exp(-events)."""
+    still = band.variance <= 0.01 * band.local_variance
+    return np.asarray(still & (band.local_variance > 0) & (events > -np.log(CHANCE)))
+
+
+def _broken_lines(movie: _Seen, axis: int) -> Bools:
+    """Mark rows (axis 0) or columns whose variance, taken over their length, is not that of their neighbours."""
+    shape = movie.statistics.shape
+    every = [slice(None, None, max(1, side // LINE_PIXELS)) for side in shape]
+    every[axis] = slice(None)
+    variance = movie.variance(*every)
+    line = np.median(variance, axis=1 - axis) if min(shape) >= 32 else variance.mean(axis=1 - axis)
+    local = _local_median(line[np.newaxis])[0]
+    return np.expand_dims((line < local / LINE_RATIO) | (line > local * LINE_RATIO), 1 - axis)
