@@ -18,13 +18,13 @@ SHEET_SAMPLES = 4
 
 
 class Row(NamedTuple):
-    """One line of ``metrics.csv``; an empty field was not measured."""
+    """One line of ``metrics.csv``; an empty field was not measured, or not finite."""
 
     step: float
     learning_rate: float
     training_loss: float | None
     """Mean over the steps since the last line, in normalised units."""
-    validation_loss: float
+    validation_loss: float | None
     """Noise2Noise loss on held-out squares: squared error plus a constant, in normalised units."""
     umse: float | None
     """Squared error on held-out squares, in squared units of the movie."""

@@ -230,7 +230,7 @@ class Trainer:
         rate = float(self.state.optimizer.param_groups[0]["lr"])
         umse, low, high = scores.umse or (None, None, None)
         row = Row(counters.step, rate, training_loss, scores.loss, umse, low, high, counters.skipped)
-        counters.rows.append(list(row))
+        counters.rows.append([value if value is not None and math.isfinite(value) else None for value in row])
         write_metrics(self.task.output, counters.rows)
         if self.task.config.tensorboard:
             write_tensorboard(self.task.output, row)

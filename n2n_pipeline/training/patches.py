@@ -84,8 +84,7 @@ class PatchSampler:
         groups = self._draw_window(slot, rng)
         halves = split_groups(len(groups), self._recipe.split, rng)
         side = self._recipe.patch_px
-        y = slot.region.rows.start + int(rng.integers(len(slot.region.rows) - side + 1))
-        x = slot.region.cols.start + int(rng.integers(len(slot.region.cols) - side + 1))
+        y, x = (_draw_place(part, side, rng) for part in slot.region[1:])
         pair = average_halves(slot, groups, halves, (range(y, y + side), range(x, x + side)))
         weight = pair.weight / (self._recipe.window / 2)
         for block in self._held_out[slot.movie]:
@@ -97,6 +96,12 @@ class PatchSampler:
         n_groups = min(max(self._recipe.window // slot.group_size, 2), len(slot.stack.sums))
         first = int(rng.integers(len(slot.stack.sums) - n_groups + 1))
         return range(first, first + n_groups)
+
+
+def _draw_place(whole: range, side: int, rng: np.random.Generator) -> int:
+    """Draw where a patch starts; pixels near the ends, which fewer places hold, are given more of them."""
+    last = len(whole) - side
+    return whole.start + min(max(int(rng.integers(-side // 4, last + side // 4 + 1)), 0), last)
 
 
 def split_groups(n_groups: int, split: Split, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
