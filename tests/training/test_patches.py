@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from n2n_pipeline.training.patches import (
+    Batch,
     Block,
     PatchSampler,
     Recipe,
@@ -51,7 +52,7 @@ def sampler(*movies, window=8, patch=8, held_out=None, memory=2**30, split="rand
 
 def frames_in(average, count):
     """Frames whose powers of two add up to a half's sum."""
-    total = int(round(float(average) * count))
+    total = round(float(average) * count)
     return {bit for bit in range(total.bit_length()) if total >> bit & 1}
 
 
@@ -178,9 +179,7 @@ def test_held_out_squares_lie_inside_and_apart():
 
 def test_turns_are_eight():
     image = np.arange(9.0, dtype=np.float32).reshape(3, 3)
-    patches = [
-        turn(type(sampler(CodedFrames()).draw_batch(0, range(1)))(*[image] * 4), n).values for n in range(8)
-    ]
+    patches = [turn(Batch(*[image] * 4), which).values for which in range(8)]
     assert len({patch.tobytes() for patch in patches}) == 8
 
 
