@@ -21,8 +21,9 @@ from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.evaluation.figures import evaluate_without_truth, write_verdicts
 from n2n_pipeline.evaluation.samples import Subject
 from n2n_pipeline.evaluation.verdicts import Verdict
+from n2n_pipeline.inference.forward import turns_of
 from n2n_pipeline.inference.inputs import Inputs
-from n2n_pipeline.inference.plan import Choice, choose, resolve_part, tiling_of
+from n2n_pipeline.inference.plan import Choice, resolve_part, tiling_of
 from n2n_pipeline.metrics.quality import BORDER_PX, Scores, score_movie
 from n2n_pipeline.progress import progress
 from n2n_pipeline.sources import open_movie
@@ -56,9 +57,9 @@ def evaluate_store(
     -------
     dict
         JSON values. With a truth ``snr_db``, ``psnr_db`` and ``ssim``. Without needing one: ``upsnr_db`` and
-        ``umse`` with their 95 % intervals, ``frc``, ``residual``, ``camera``, ``halves``, ``fixed_pattern``, ``seams``
-        and ``motion``; ``verdicts``, each a ``check``, a ``verdict`` (``pass``, ``look`` or ``fail``) and a
-        ``sentence``, and ``verdict``, the most serious of them.
+        ``umse`` with their 95 % intervals, ``frc``, ``residual``, ``camera``, ``halves``, ``fixed_pattern``,
+        ``seams`` and ``motion``; ``verdicts``, each a ``check``, a ``verdict`` (``pass``, ``look`` or ``fail``)
+        and a ``sentence``, and ``verdict``, the most serious of them.
 
     Raises
     ------
@@ -143,10 +144,14 @@ def open_subject(output: MovieStore, movie: Path | None, model: Path | None, dev
     raw = open_store(_found(output, movie, "movie", "--movie STORE"))
     denoiser = load_model(_found(output, model, "model", "-m MODEL"), device)
     made = output.provenance
+    if "choice" not in made:
+        raise InputError(
+            output.path, "was not made by n2n-pipeline denoise", "only a truth can judge it: --truth F"
+        )
     config = DenoiseConfig.model_validate(made.get("settings", {}))
     frame = made.get("frame_of_reference", config.frame_of_reference)
     inputs = Inputs(CorrectedMovie(raw), made.get("window", denoiser.card.window), frame)
-    choice = Choice.model_validate(made["choice"]) if "choice" in made else choose(denoiser, inputs, config)
+    choice = Choice.model_validate(made["choice"])
     rows, cols = (config.region[:2], config.region[2:]) if config.region else (None, None)
     wanted = ((config.frames, "frames"), (rows, "rows"), (cols, "columns"))
     part = tuple(resolve_part(span, size, what) for (span, what), size in zip(wanted, raw.info.shape, strict=True))
@@ -154,7 +159,7 @@ def open_subject(output: MovieStore, movie: Path | None, model: Path | None, dev
         what = f"shape {output.info.shape} is not that of {raw.path.name}, {raw.info.shape}"
         raise InputError(output.path, what, "name the movie that it was made of with --movie")
     tiling = tiling_of(choice, config.tile, denoiser.card.network)
-    return Subject(output, inputs, denoiser, config, tiling, (part[0], part[1], part[2]))
+    return Subject(output, inputs, denoiser, tiling, turns_of(choice.passes), (part[0], part[1], part[2]))
 
 
 def _found(output: MovieStore, path: Path | None, what: str, option: str) -> Path:

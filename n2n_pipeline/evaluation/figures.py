@@ -12,6 +12,7 @@ from n2n_pipeline.evaluation.measure import (
     Camera,
     Errors,
     Motion,
+    Pattern,
     Residuals,
     measure_agreement,
     measure_camera,
@@ -35,13 +36,14 @@ from n2n_pipeline.evaluation.verdicts import (
     judge_halves,
     judge_motion,
     judge_pattern,
+    judge_residual,
     judge_seams,
     worst,
 )
 from n2n_pipeline.metrics.artefacts import Seam
 from n2n_pipeline.metrics.bootstrap import Interval
 from n2n_pipeline.metrics.frc import TrueCorrelation
-from n2n_pipeline.metrics.noise import FixedPattern, Independence
+from n2n_pipeline.metrics.noise import Independence
 from n2n_pipeline.progress import progress
 
 Json = dict[str, Any]
@@ -55,7 +57,7 @@ class Figures(NamedTuple):
     residuals: Residuals
     camera: Camera
     independence: Independence | None
-    pattern: FixedPattern | None
+    pattern: Pattern | None
     seams: list[Seam]
     motion: Motion
 
@@ -94,7 +96,7 @@ def evaluate_without_truth(subject: Subject) -> Json:
             residuals=measure_residuals(samples, camera.pixels),
             camera=camera,
             independence=measure_independence(camera_frames, signal_limit(detail)),
-            pattern=measure_pattern(camera_frames),
+            pattern=measure_pattern(camera_frames, samples),
             seams=measure_seams(places, subject),
             motion=measure_motion(subject, samples),
         )
@@ -114,6 +116,7 @@ def judge(figures: Figures, subject: Subject) -> list[Verdict]:
         judge_error(figures.errors, subject.denoiser.card.steps),
         judge_detail(figures.detail, info.pixel_size),
         judge_contrast(figures.residuals),
+        judge_residual(figures.residuals),
         judge_halves(figures.independence),
         judge_pattern(figures.pattern, has_references),
         judge_camera(figures.camera, figures.residuals),
@@ -142,7 +145,9 @@ def write_figures(figures: Figures, pixel_size: float | None) -> Json:
             "variance_counts2": _numbers(figures.camera.binned.variance),
         },
         "halves": None if independence is None else _rounded(independence._asdict()),
-        "fixed_pattern": None if pattern is None else _rounded(pattern._asdict()),
+        "fixed_pattern": None
+        if pattern is None
+        else _rounded({**pattern.found._asdict(), "share": pattern.share}),
         "seams": [
             {"axis": seam.axis, "position_px": seam.position, "excess": _number(seam.excess)}
             for seam in figures.seams

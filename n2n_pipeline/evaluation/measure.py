@@ -52,6 +52,8 @@ GAUSSIANS_PX = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Standard deviations of the filters that the network has to better; 0 is the plain average of the window."""
 CHARGE_BIN_PX = 4
 SEAM_PIXELS = 2**25
+DIMMEST = 0.25
+"""Of the mean noise variance: no pixel is taken to be quieter, even where the network's output is below zero."""
 FINEST = 0.4
 """Cycles per pixel beyond which a camera's point spread leaves little of any object."""
 
@@ -177,6 +179,7 @@ def measure_residuals(samples: Sequence[Sample], camera: PhotonTransfer) -> Resi
     noise = np.stack([sample.raw[0] - sample.raw[1] for sample in samples])
     whole = counts == counts.max()
     expected = (camera.gain * denoised + camera.read_variance) / counts.max()
+    expected = np.maximum(expected, DIMMEST * np.mean(expected))
     return Residuals(
         leakage=leakage(np.where(whole, denoised, np.nan), residual),
         calibration=calibration(np.where(whole, denoised, np.nan), other),
@@ -218,11 +221,24 @@ def measure_independence(camera_frames: CameraFrames, limit: float) -> Independe
     return frame_independence(camera_frames.frames, cutoff=min(max(limit, 0.25), FINEST))
 
 
-def measure_pattern(camera_frames: CameraFrames) -> FixedPattern | None:
-    """Look for a pattern that stays with the camera; None for a single frame."""
+class Pattern(NamedTuple):
+    """What stays with the camera in every frame."""
+
+    found: FixedPattern
+    share: float
+    """Its variance over that of the noise in a window's average."""
+
+
+def measure_pattern(camera_frames: CameraFrames, samples: Sequence[Sample]) -> Pattern | None:
+    """Look for a pattern that stays with the camera, and hold it against the noise; None for a single frame.
+
+    It is in every copy of the scene, so that the estimated error knows nothing of it.
+    """
     if len(camera_frames.frames) < 2:
         return None
-    return fixed_pattern(*camera_frames.halves, cutoff=FINEST)
+    found = fixed_pattern(*camera_frames.halves, cutoff=FINEST)
+    noise = float(np.mean([np.var(even - odd, dtype=np.float64) / 4 for even, odd in (s.raw for s in samples)]))
+    return Pattern(found, found.amplitude**2 / noise if noise > 0 else 0.0)
 
 
 class Motion(NamedTuple):

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.checkpoint import Denoiser
-from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
-from n2n_pipeline.inference.forward import Canvas, choose_turns, run_network
+from n2n_pipeline.inference.forward import Canvas, Turns, run_network
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.metrics.unsupervised import Copies
 from n2n_pipeline.pairs import (
@@ -47,8 +46,9 @@ class Subject:
     output: MovieStore
     inputs: Inputs
     denoiser: Denoiser
-    config: DenoiseConfig
     tiling: Tiling
+    turns: Turns
+    """Orientations in which the network saw each half."""
     part: tuple[Range, Range, Range]
     """Frames, rows and columns of the movie that the output holds."""
 
@@ -156,10 +156,9 @@ def _denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     """Denoise each half as the output's halves were, with its tiles and turns."""
     plan = plan_tiles(subject.inputs.shape, subject.tiling, (place.rows, place.cols))
     canvases = Canvas(plan, 1), Canvas(plan, 1)
-    turns = choose_turns(subject.config.augment)
     for tile in plan.tiles:
         halves = subject.inputs.read(range(place.t, place.t + 1), tile)
-        for canvas, half, turn in zip(canvases, halves, turns, strict=True):
+        for canvas, half, turn in zip(canvases, halves, subject.turns, strict=True):
             canvas.blend(tile, run_network(subject.denoiser, *half, turn))
     return canvases[0].image[0], canvases[1].image[0]
 

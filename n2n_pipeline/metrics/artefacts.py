@@ -12,6 +12,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 _BESIDE = (-4, -3, -2, 2, 3, 4)
 _SEGMENTS = 4
+_EDGE_PX = 8  # where a network sees its own zero padding
 
 
 class Seam(NamedTuple):
@@ -26,9 +27,9 @@ class Seam(NamedTuple):
 
 
 def _excess(jumps: Floats) -> Floats:
-    """Compare each line's mean jump with those beside it; ``(lines, ...)``, 0 within 4 px of the edges."""
+    """Compare each line's mean jump with those beside it; ``(lines, ...)``, 0 close to the edges."""
     excess = np.zeros_like(jumps)
-    inner = np.arange(4, len(jumps) - 4)
+    inner = np.arange(_EDGE_PX, len(jumps) - _EDGE_PX)
     beside = np.mean([jumps[inner + offset] for offset in _BESIDE], axis=0)
     excess[inner] = np.divide(jumps[inner] - beside, beside, out=np.zeros_like(beside), where=beside > 0)
     return excess
