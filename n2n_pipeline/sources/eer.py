@@ -12,7 +12,6 @@ Guo et al. (2020), IUCrJ 7, 860-869.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.raw import InputFile, accept_cut, check_range, count_frames, explaining
-from n2n_pipeline.sources.tiff_pages import EER_CODES, Page, check_page, count_held_bytes, walk_pages
+from n2n_pipeline.sources.tiff_pages import EER_CODES, Page, check_page, count_held_bytes, list_pages, walk_pages
 from n2n_pipeline.sources.units import known, to_angstrom, to_seconds
 
 _ITEM = re.compile(r'<item name="([^"<]{1,80})"(?: unit="([^"<]{0,20})")?>([^<]{0,200})</item>')
@@ -87,8 +86,7 @@ class EerMovie:
     def _open(self, options: IngestConfig) -> None:
         chain = walk_pages(self._file)
         with tifffile.TiffFile(self.path) as tif:
-            every: Iterable[Page] = tif.pages
-            pages = [page for page in every if page.compression in EER_CODES]
+            pages = [page for page in list_pages(tif, chain) if page.compression in EER_CODES]
             self._coding = _read_coding(self.path, pages[0], options.superres)
             items = _read_items(pages[0])
         for number, page in enumerate(pages, 1):

@@ -64,7 +64,7 @@ def find_datasets(path: Path, root: h5py.Group) -> dict[str, h5py.Dataset]:
                 raise InputError(path, f"more than {_MAX_NODES} objects, or nested deeper than {_MAX_DEPTH}")
             link = group.get(key, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                what = f"/{where} is a link to another file ({link.filename})"
+                what = f"/{where} links into another file ({link.filename})"
                 raise InputError(path, what, "copy the data into the file", code=ExitCode.REFUSED)
             node = group[key] if isinstance(link, h5py.HardLink) else None
             if isinstance(node, h5py.Dataset):

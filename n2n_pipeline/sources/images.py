@@ -98,7 +98,7 @@ def open_images(path: Path, options: IngestConfig) -> MovieSource:
     infos = _survey(files, options)
     if max(info.shape[0] for info in infos) > 1:
         raise InputError(path, f"holds {len(files)} movies", "name one of them, or several with -o FOLDER")
-    info = replace(infos[0], shape=(len(files), *infos[0].shape[1:]))
+    info = replace(infos[0], shape=(len(files), *infos[0].shape[1:]), format="images")
     return ImageMovie(path, info, [Member(file, 0) for file in files], options)
 
 
@@ -188,7 +188,7 @@ def _open_pairs(path: Path, options: IngestConfig) -> ImageMovie:
         "frames 0, 2, 4, … are the even images and 1, 3, 5, … the odd: a window of 2 frames is one of their pairs"
     )
     warnings = (*infos[0].warnings, note)
-    info = replace(infos[0], shape=(len(members), *infos[0].shape[1:]), warnings=warnings)
+    info = replace(infos[0], shape=(len(members), *infos[0].shape[1:]), format="images", warnings=warnings)
     return ImageMovie(path, info, members, options)
 
 

@@ -37,7 +37,7 @@ _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
 _COMPLEX_MODES = (3, 4)
 _FOUR_BIT = 101
 _BYTE_ORDERS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
-_IMOD_STAMP = b"DOMI"  # "IMOD" as a little-endian integer, at byte 152
+_IMOD_STAMP = int.from_bytes(b"IMOD", "little")
 _SIGNED_FLAG = 1
 _ABSURD = 1000  # promised over real bytes: a damaged header rather than a cut file
 
@@ -107,7 +107,7 @@ class MrcMovie:
         columns = layout.row_bytes // dtype.itemsize
         frames = RawFrames(self._file, layout.offset, layout.frame_bytes, (layout.shape[1], columns), dtype)
         if mode == 0:
-            dtype, doubts = _byte_type(header, frames.read(0, 1), options.unsigned)
+            dtype, doubts = _byte_type(header, order, frames.read(0, 1), options.unsigned)
             warnings += doubts
         facts: dict[str, Any] = {"pixel_size": _pixel_size(header), "software": _first_label(header)}
         facts |= _extended_facts(self._file, header, layout.shape[0])
@@ -178,14 +178,14 @@ def _keep_whole_frames(
     return promised._replace(shape=(n_whole, *promised.shape[1:])), [warning]
 
 
-def _byte_type(header: _Header, frame: Counts, unsigned: bool) -> tuple[np.dtype[Any], list[str]]:
+def _byte_type(header: _Header, order: str, frame: Counts, unsigned: bool) -> tuple[np.dtype[Any], list[str]]:
     """Decide whether the bytes of mode 0 have a sign: told, flagged by IMOD, or by the standard.
 
     The standard says signed; IMOD before 4.2.23 and several cameras wrote 0..255.
     """
-    has_flags = header["extra2"].tobytes()[44:48] == _IMOD_STAMP
-    flags = header["extra2"].tobytes()[48] if has_flags else _SIGNED_FLAG
-    if unsigned or not flags & _SIGNED_FLAG:
+    stamp, flags = np.frombuffer(header["extra2"].tobytes(), order + "i4")[10:12]  # bytes 152 and 156
+    has_flags = stamp == _IMOD_STAMP
+    if unsigned or (has_flags and not flags & _SIGNED_FLAG):
         return np.dtype("u1"), []
     if header["dmax"] > 127 and header["dmin"] >= 0:
         return np.dtype("u1"), [

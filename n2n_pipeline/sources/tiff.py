@@ -7,7 +7,6 @@ may have one page only (ImageJ above 4 GiB, tifffile when cut): its frames are t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.raw import InputFile, RawFrames, accept_cut, check_range, explaining
-from n2n_pipeline.sources.tiff_pages import Page, check_page, count_held_bytes, decode_page, walk_pages
+from n2n_pipeline.sources.tiff_pages import Page, check_page, count_held_bytes, decode_page, list_pages, walk_pages
 from n2n_pipeline.sources.tiff_tags import read_facts, read_leading_sizes
 
 
@@ -66,8 +65,7 @@ class TiffMovie:
     def _open(self, options: IngestConfig) -> None:
         chain = walk_pages(self._file)
         with tifffile.TiffFile(self.path) as tif:
-            pages: Iterable[Page] = tif.pages
-            self._pages = [page for page in pages if not page.is_reduced]
+            self._pages = [page for page in list_pages(tif, chain) if not page.is_reduced]
             sizes = read_leading_sizes(tif)
             facts = read_facts(tif)
             may_stack = len(self._pages) == 1 and bool(sizes) and not tif.is_ome and self._pages[0].is_memmappable

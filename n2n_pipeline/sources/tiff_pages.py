@@ -51,11 +51,20 @@ def walk_pages(file: InputFile) -> Chain:
     Raises
     ------
     InputError
-        If this is no TIFF file, or the chain bites its tail.
+        If this is no TIFF file, has no page, or the chain bites its tail.
     """
     offsets = list(_iter_directories(file, _read_flavour(file)))
     is_cut = offsets[-1:] == [None]
+    if offsets == [None]:
+        raise InputError(file.path, f"page 1 cut: the file ends at byte {file.size}")
+    if not offsets:
+        raise InputError(file.path, "no frames")
     return Chain(len(offsets) - is_cut, is_cut)
+
+
+def list_pages(tif: tifffile.TiffFile, chain: Chain) -> list[Page]:
+    """List the pages whose directories are whole; tifffile itself would stumble over one that is cut."""
+    return [tif.pages[number] for number in range(chain.n_pages)]
 
 
 def is_eer(file: InputFile) -> bool:
