@@ -119,6 +119,27 @@ def plan_scale_bar(width_px: int, pixel_size: float | None) -> ScaleBar | None:
     return ScaleBar(round(length / pixel_size), f"{length / (size or 1.0):g} {unit}")
 
 
+def time_stamp(t: int, frame_time: float | None) -> str:
+    """Name a frame by its time, with the digits that tell frames apart, or by its number if that is not known.
+
+    Parameters
+    ----------
+    t : int
+        Frame.
+    frame_time : float or None
+        Seconds per frame.
+
+    Examples
+    --------
+    >>> time_stamp(12, 0.05), time_stamp(3, 0.0025), time_stamp(12, None)
+    ('0.60 s', '0.0075 s', 'frame 12')
+    """
+    if not frame_time:
+        return f"frame {t}"
+    digits = next((n for n in range(9) if abs(round(frame_time, n) / frame_time - 1) < 0.01), 9)
+    return f"{t * frame_time:.{digits}f} s"
+
+
 def _font(height_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(_FONT), max(9, min(28, height_px // 20)))
 
@@ -265,8 +286,8 @@ class Frame(NamedTuple):
     y_range: tuple[float, float] | None = None
 
 
-def _figure(frame: Frame, size: tuple[float, float] = (6.4, 3.6)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
+def _figure(frame: Frame, size: tuple[float, float] = (4.8, 3.0)) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_xlabel(frame.x_label)
@@ -352,7 +373,7 @@ def path_plot(dy_dx: Values, label: str = "drift (px)") -> bytes:
     label : str
         Name and unit of both axes.
     """
-    figure, axes = _figure(Frame(f"x {label}", f"y {label}"), (4.6, 4.0))
+    figure, axes = _figure(Frame(f"x {label}", f"y {label}"), (3.9, 3.2))
     axes.plot(dy_dx[:, 1], dy_dx[:, 0], color="0.7", linewidth=0.8, zorder=1)
     points = axes.scatter(dy_dx[:, 1], dy_dx[:, 0], c=np.arange(len(dy_dx)), cmap="cividis", s=14, zorder=2)
     figure.colorbar(points, ax=axes, label="frame")

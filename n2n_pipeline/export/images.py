@@ -14,7 +14,7 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.export.selection import Selection, Values, bin_pixels, read_frame, shrink
 from n2n_pipeline.pairs import read_filled
-from n2n_pipeline.pictures import Panel, contact_sheet, contrast_limits, draw_panels, encode_png
+from n2n_pipeline.pictures import Panel, contact_sheet, contrast_limits, draw_panels, encode_png, time_stamp
 from n2n_pipeline.progress import progress
 from n2n_pipeline.store import MovieStore, open_store
 
@@ -39,7 +39,7 @@ def write_png(movie: MovieStore, selection: Selection, file: Path, config: Expor
         picture = draw_panels([Panel(images[0], contrast_limits(images[0]))], pixel_size)
         file.write_bytes(encode_png(picture))
     else:
-        file.write_bytes(contact_sheet(images, [_time_stamp(movie, t) for t in frames], pixel_size))
+        file.write_bytes(contact_sheet(images, [time_stamp(t, movie.info.frame_time) for t in frames], pixel_size))
 
 
 def write_mp4(movie: MovieStore, selection: Selection, file: Path, config: ExportConfig) -> None:
@@ -79,7 +79,7 @@ def _iter_pictures(
     limits = contrast_limits(read_frame(movie, selection, selection.frames[len(selection.frames) // 2]))
     with progress("export", len(selection.frames)) as step:
         for t in selection.frames:
-            shown = [(_time_stamp(movie, t), read_frame(movie, selection, t))]
+            shown = [(time_stamp(t, movie.info.frame_time), read_frame(movie, selection, t))]
             if raw is not None:
                 shown = [("raw", _read_raw(raw, selection, t)), (f"denoised, {shown[0][0]}", shown[0][1])]
             panels = [Panel(image.repeat(times, 0).repeat(times, 1), limits, title) for title, image in shown]
@@ -117,8 +117,3 @@ def spread(frames: range, count: int) -> list[int]:
 def _shown_pixel_size(movie: MovieStore, selection: Selection, config: ExportConfig) -> float | None:
     known = movie.info.pixel_size if config.scale_bar else None
     return None if known is None else known * selection.bin
-
-
-def _time_stamp(movie: MovieStore, t: int) -> str:
-    seconds = movie.info.frame_time
-    return f"frame {t}" if seconds is None else f"{t * seconds:.2f} s"

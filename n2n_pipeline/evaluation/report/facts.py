@@ -78,7 +78,7 @@ def read_verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
     """List the checks, those that failed first; a verdict of an unknown kind is one to look at."""
     verdicts = [
         Verdict(
-            str(item.get("check", "")),
+            str(item.get("check", "")).replace("_", " ").capitalize(),
             item["verdict"] if item.get("verdict") in VERDICTS else "look",
             str(item.get("sentence", "")),
         )
@@ -96,16 +96,31 @@ def tally(verdicts: list[Verdict]) -> list[tuple[str, int]]:
 
 def read_scores(metrics: Mapping[str, Any]) -> list[Score]:
     """Pick the numbers to show large: against the truth where there is one, and those that need none."""
-    wanted = {
-        "snr_db": ("SNR", "dB", "Against the truth, mean over all frames."),
-        "psnr_db": ("PSNR", "dB", "Against the truth, mean over all frames."),
-        "ssim": ("SSIM", "", "Structural similarity with the truth; 1 is the same."),
-        "upsnr_db": ("uPSNR", "dB", "Estimated without a truth, from frames that were left out."),
-    }
+    gaussian = metrics.get("best_gaussian") or {}
+    camera = metrics.get("camera") or {}
+    truth, unseen = "Against the truth, mean over all frames.", "From frames that the network was not given."
+    wanted = [
+        ("SNR", metrics.get("snr_db"), "dB", truth),
+        ("PSNR", metrics.get("psnr_db"), "dB", truth),
+        ("SSIM", metrics.get("ssim"), "", "Structural similarity with the truth; 1 is the same."),
+        ("SNR without a truth", metrics.get("usnr_db"), "dB", unseen),
+        (
+            "Gain over smoothing",
+            gaussian.get("gain_db"),
+            "dB",
+            "Over the best Gaussian filter of the window average.",
+        ),
+        (
+            "Camera gain",
+            camera.get("gain_counts_per_electron"),
+            "counts/e⁻",
+            "From how noise grows with intensity.",
+        ),
+    ]
     return [
-        Score(name, f"{metrics[key]:.3g} {unit}".strip(), meaning)
-        for key, (name, unit, meaning) in wanted.items()
-        if isinstance(metrics.get(key), int | float)
+        Score(name, f"{value:.3g} {unit}".strip(), meaning)
+        for name, value, unit, meaning in wanted
+        if isinstance(value, int | float)
     ]
 
 

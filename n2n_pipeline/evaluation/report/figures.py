@@ -11,7 +11,14 @@ import numpy as np
 import PIL.Image
 
 from n2n_pipeline.evaluation.report.gather import Run
-from n2n_pipeline.evaluation.report.scenes import Image, Scene, main_store, read_overview, spread_frames
+from n2n_pipeline.evaluation.report.scenes import (
+    Image,
+    Scene,
+    main_store,
+    overview_bin,
+    read_overview,
+    spread_frames,
+)
 from n2n_pipeline.pictures import (
     Bytes,
     Limits,
@@ -21,6 +28,7 @@ from n2n_pipeline.pictures import (
     encode_animation,
     encode_png,
     plan_scale_bar,
+    time_stamp,
     to_grey,
 )
 
@@ -122,31 +130,23 @@ def page_bar(width: int, pixel_size: float | None) -> Bar | None:
     return None if bar is None or pixel_size is None else Bar(100 * bar.length_px / width, bar.label)
 
 
-def time_stamp(run: Run, t: int) -> str:
-    """Name a frame by its number and, where the frame time is known, its time."""
-    seconds = main_store(run).info.frame_time
-    return f"frame {t}" if seconds is None else f"frame {t}, {t * seconds:.4g} s"
-
-
 def movie_preview(run: Run, limits: Limits) -> Preview | None:
     """Draw the movie as a loop, raw beside denoised; as many frames as the page has room for."""
     n_frames = main_store(run).info.shape[0]
     frames = spread_frames(n_frames, PREVIEW_FRAMES)
     if len(frames) < 2:
         return None
-    first = _preview_frames(run, frames[:1], limits)
-    room = PREVIEW_BYTES // len(encode_animation(first))
+    room = PREVIEW_BYTES // len(encode_animation(_preview_frames(run, frames[:1], limits)))
     frames = spread_frames(n_frames, max(2, min(len(frames), room)))
     drawn = _preview_frames(run, frames, limits)
     height, width = drawn[0].shape
-    shown = "Every frame" if len(frames) == n_frames else f"{len(frames)} of {n_frames} frames"
-    alt = "The movie as a loop: " + (" and ".join(_names(run)) + " side by side" if len(_names(run)) > 1 else "")
-    duration = min(max(PREVIEW_MS // len(frames), 60), 400)
-    loop = Picture(
-        data_uri(encode_animation(drawn, duration), "webp"), alt, width, height, "", f"{shown}, reduced in size."
-    )
-    middle = drawn[len(drawn) // 2]
-    return Preview(loop, Picture(data_uri(encode_animation([middle]), "webp"), alt, width, height))
+    alt = f"The movie as a loop: {' and '.join(_names(run))}"
+    count = "Every frame" if len(frames) == n_frames else f"{len(frames)} of {n_frames} frames"
+    caption = f"{count}, {' and '.join(_names(run))}."
+    frame_ms = min(max(PREVIEW_MS // len(frames), 60), 400)
+    loop = data_uri(encode_animation(drawn, frame_ms), "webp")
+    still = data_uri(encode_animation(drawn[len(drawn) // 2 :][:1]), "webp")
+    return Preview(Picture(loop, alt, width, height, "", caption), Picture(still, alt, width, height))
 
 
 def _names(run: Run) -> list[str]:
@@ -154,13 +154,13 @@ def _names(run: Run) -> list[str]:
 
 
 def _preview_frames(run: Run, frames: Sequence[int], limits: Limits) -> list[Bytes]:
-    names = _names(run)
+    names, info = _names(run), main_store(run).info
+    pixel_size = info.pixel_size and info.pixel_size * overview_bin(info.shape, PREVIEW_PX)
     drawn = []
     for t, images in zip(frames, read_overview(run, frames, PREVIEW_PX), strict=True):
-        titles = [*names[:-1], f"{names[-1]}, {time_stamp(run, t)}"]
-        drawn.append(
-            draw_panels([Panel(image, limits, title) for image, title in zip(images, titles, strict=True)])
-        )
+        titles = [*names[:-1], f"{names[-1]}, {time_stamp(t, info.frame_time)}"]
+        panels = [Panel(image, limits, title) for image, title in zip(images, titles, strict=True)]
+        drawn.append(draw_panels(panels, pixel_size))
     return drawn
 
 
@@ -174,7 +174,7 @@ def movie_sheet(run: Run, limits: Limits) -> list[Picture]:
         grey = to_grey(images[-1], limits)
         buffer = io.BytesIO()
         PIL.Image.fromarray(grey).save(buffer, "webp", quality=80)
-        stamp = time_stamp(run, t)
+        stamp = time_stamp(t, main_store(run).info.frame_time)
         source = data_uri(buffer.getvalue(), "webp")
         cells.append(Picture(source, stamp, grey.shape[1], grey.shape[0], caption=stamp))
     return cells

@@ -77,7 +77,7 @@ def plot_training(columns: Mapping[str, list[float]]) -> Picture | None:
     lines = [
         Line(steps[known], curve[known], label)
         for label, curve in curves.items()
-        if (known := np.isfinite(curve)).any()
+        if (known := np.isfinite(curve)).sum() > 1
     ]
     if not lines:
         return None
@@ -90,16 +90,21 @@ def plot_training(columns: Mapping[str, list[float]]) -> Picture | None:
 
 
 def plot_correlation(metrics: Mapping[str, Any], pixel_size: float | None) -> Picture | None:
-    """Plot the Fourier ring correlation of the raw halves, and of the denoised half with the true signal."""
+    """Plot the Fourier ring correlation of the raw halves, and that of the denoised half with the true signal."""
     frc = metrics.get("frc")
     if not isinstance(frc, Mapping):
         return None
-    names = {"frc_raw": "raw halves, FRC", "half_bit": "½-bit threshold", "r_denoised": "denoised and signal, R"}
-    x = curve(frc["frequency_per_angstrom" if pixel_size else "frequency_per_px"])
-    lines = [Line(x, curve(frc[name]), label) for name, label in names.items() if name in frc]
+    x = curve(frc.get("frequency_per_angstrom" if pixel_size else "frequency_per_px"))
+    lines = []
+    if "r_denoised" in frc:
+        denoised, error = curve(frc["r_denoised"]), curve(frc.get("r_denoised_error"))
+        interval = (denoised - error, denoised + error) if error.size else (None, None)
+        lines.append(Line(x, denoised, "R of the denoised half", *interval))
+    names = {"r_raw": "R of the raw half", "frc_raw": "FRC of the raw halves", "half_bit": "½-bit threshold"}
+    lines += [Line(x, curve(frc[name]), label) for name, label in names.items() if name in frc]
     caption = (
-        "What the two halves of a window share, and how well the denoised half correlates with the true signal, "
-        "ring by ring. R is drawn only where the raw halves stand out of the noise; beyond, nothing can be told."
+        "R is how well an image correlates with the true signal, ring by ring, from what two independent halves "
+        "share. It can be told only where the raw halves stand out of the noise; the band is one standard error."
     )
     png = frequency_plot(lines, "correlation", pixel_size)
     return plot_picture(png, "Correlation against spatial frequency", "Detail", caption)

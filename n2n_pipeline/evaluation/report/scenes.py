@@ -167,10 +167,15 @@ def spread_frames(n_frames: int, count: int) -> list[int]:
     return sorted({round(t) for t in np.linspace(0, n_frames - 1, min(count, n_frames))})
 
 
+def overview_bin(shape: tuple[int, int, int], side: int) -> int:
+    """Return how many pixels along y and x are averaged into one, so that a frame fits into ``side`` px."""
+    return -(-max(shape[1:]) // side)
+
+
 def read_overview(run: Run, frames: Sequence[int], side: int) -> list[tuple[Image, ...]]:
     """Read whole frames, raw and denoised (those that exist), averaged down to at most ``side`` px."""
     shape = main_store(run).info.shape
-    size = max(1, -(-max(shape[1:]) // side))
+    size = overview_bin(shape, side)
     whole = Region(slice(0, shape[1] // size * size), slice(0, shape[2] // size * size))
     movie = None if run.movie is None else CorrectedMovie(run.movie)
     seen = []
