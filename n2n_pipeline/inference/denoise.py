@@ -18,16 +18,18 @@ import numpy.typing as npt
 import zarr
 
 from n2n_pipeline.config import DenoiseConfig
-from n2n_pipeline.errors import InputError, Stopped
+from n2n_pipeline.errors import Stopped
 from n2n_pipeline.geometry import Tile
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
+from n2n_pipeline.inference.images import denoise_images
 from n2n_pipeline.inference.inputs import Half
 from n2n_pipeline.inference.job import Job, plan_job
+from n2n_pipeline.inference.pixels import as_stored
 from n2n_pipeline.inference.plan import Block
 from n2n_pipeline.inference.read_ahead import read_ahead
-from n2n_pipeline.layout import round_mantissa
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger, stop_requested
+from n2n_pipeline.sources.formats import is_zarr
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,7 +56,8 @@ def denoise_store(
     Parameters
     ----------
     store : pathlib.Path
-        A movie's store. The only frame of a store of one frame, such as a montage, is itself what is denoised.
+        A movie's store, or a folder of images, which becomes one of denoised images. The only frame of a store of
+        one frame, such as a montage, is itself what is denoised.
     model : pathlib.Path
         Folder of a trained model, or its weights file.
     output : pathlib.Path
@@ -69,7 +72,7 @@ def denoise_store(
     Returns
     -------
     int
-        Blocks of shards written now; 0 if all were there.
+        Shards, or images, written now; 0 if all were there.
 
     Raises
     ------
@@ -77,7 +80,10 @@ def denoise_store(
         If the store or the model cannot be used, the output was begun with other settings, or the network
         returns numbers that are not finite.
     """
-    job = plan_job(store, model, output, config or DenoiseConfig(), device, restart)
+    config = config or DenoiseConfig()
+    if store.is_dir() and not is_zarr(store):
+        return denoise_images(store, model, output, config, device, restart)
+    job = plan_job(store, model, output, config, device, restart)
     blocks = job.blocks
     with Ledger(output, job.fingerprint, [block.unit for block in blocks], restart) as ledger:
         if ledger.finished:
@@ -127,26 +133,7 @@ def _write_block(
     ledger: Ledger, arrays: Sequence[zarr.Array[Any]], block: Block, images: Sequence[Floats]
 ) -> None:
     rows, columns = (slice(*part) for part in block.region)
-    pixels = [_as_stored(image, array.dtype, ledger.store) for image, array in zip(images, arrays, strict=True)]
+    pixels = [as_stored(image, array.dtype, ledger.store) for image, array in zip(images, arrays, strict=True)]
     with ledger.writing(block.unit):
         for array, image in zip(arrays, pixels, strict=True):
             array[block.frames.start : block.frames.stop, rows, columns] = image
-
-
-def _as_stored(image: Floats, dtype: np.dtype[Any], output: Path) -> npt.NDArray[Any]:
-    """Round pixels to what is stored.
-
-    Raises
-    ------
-    InputError
-        If a pixel is not a number, or too large for a type of floats.
-    """
-    if not np.isfinite(image).all():
-        raise InputError(output, "the network returned NaN or Inf", "train the model again with a lower train.lr")
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(image), limits.min, limits.max).astype(dtype)
-    largest = float(np.abs(image).max())
-    if largest > np.finfo(dtype).max:
-        raise InputError(output, f"{largest:g} is too large for {dtype}", "use --set denoise.dtype=float32")
-    return round_mantissa(image).astype(dtype)

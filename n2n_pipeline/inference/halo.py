@@ -31,8 +31,8 @@ class MeasuredHalo(NamedTuple):
 
     halo: int
     """Pixels on each side of a core."""
-    error: float
-    """Largest difference found at this halo, in standard deviations of the output's noise."""
+    error: float | None
+    """Largest difference found at this halo, in standard deviations of the output's noise, if looked at."""
 
 
 def measure_halo(

@@ -42,6 +42,8 @@ class Inputs:
     movie: CorrectedMovie
     window: int
     frame_of_reference: Frame = "camera"
+    typical_value: float = 0.0
+    """What a pixel of a single frame is given that has no neighbour either; best the network's own mean."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,8 +74,7 @@ class Inputs:
             for part, size in zip((rows, columns), self.shape, strict=True)
         ]
         values, valid = self.movie.read(slice(0, 1), grown[0].within(0), grown[1].within(0))
-        typical = float(values.sum(dtype=np.float64) / max(int(valid.sum()), 1))
-        filled = fill_unseen(values[0].astype(np.float64), valid[0].astype(np.int64), typical)
+        filled = fill_unseen(values[0].astype(np.float64), valid[0].astype(np.int64), self.typical_value)
         inner = (rows.within(grown[0].start), columns.within(grown[1].start))
         counts = valid[0][inner].astype(np.float32) * (self.window / 2)
         return (Half(filled[inner][None], counts[None]),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ import zarr
 from n2n_pipeline.checkpoint import Denoiser, load_model, weights_digest
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
-from n2n_pipeline.files import digest_json, read_json
+from n2n_pipeline.files import digest_json
 from n2n_pipeline.geometry import Range, Tile, TilePlan, plan_tiles
 from n2n_pipeline.inference.inputs import Half, Inputs, keep_chunks
 from n2n_pipeline.inference.plan import (
     Block,
     Choice,
+    begun_choice,
     choose,
     memory_budget,
     plan_blocks,
@@ -28,7 +30,7 @@ from n2n_pipeline.inference.plan import (
 )
 from n2n_pipeline.layout import Layout, default_layout
 from n2n_pipeline.records import store_digest
-from n2n_pipeline.store import ATTRIBUTE, MovieStore, add_array, create_store, open_store
+from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
 
 HALVES = ("even", "odd")
 
@@ -44,7 +46,10 @@ class Job:
     part: tuple[Range, Range, Range]
     """Frames, rows and columns of the movie that come out."""
     layout: Layout
-    provenance: dict[str, Any]
+    fingerprint: dict[str, Any]
+    """What decides the output's bytes."""
+    places: dict[str, str]
+    """Where movie and model lie, seen from the output."""
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -55,11 +60,6 @@ class Job:
     def blocks(self) -> list[Block]:
         """Every block, in order."""
         return plan_blocks(self.layout, self.arrays)
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What decides the output's bytes; where its inputs lie does not."""
-        return {key: value for key, value in self.provenance.items() if key not in ("movie", "model")}
 
     def plan_block(self, block: Block) -> TilePlan:
         """Return how a block's frames are tiled."""
@@ -75,7 +75,7 @@ class Job:
     def create_output(self, output: Path) -> tuple[zarr.Array[Any], ...]:
         """Write the output's metadata and open its arrays for writing."""
         info = self.inputs.movie.store.info
-        first = create_store(output, info, self.layout, self.provenance)
+        first = create_store(output, info, self.layout, self.fingerprint | self.places)
         return first, *(add_array(output, name, self.layout) for name in self.arrays[1:])
 
 
@@ -91,31 +91,23 @@ def plan_job(
         CorrectedMovie(keep_chunks(movie, memory_budget(config.memory_gb) // 3)),
         denoiser.card.window,
         config.frame_of_reference,
+        denoiser.card.mean,
     )
     settled = {
         "kind": "denoised",
-        "movie": os.path.relpath(store, output),
         "movie_digest": _movie_digest(movie),
-        "model": os.path.relpath(model, output),
         "weights_sha256": weights_digest(model),
         "window": denoiser.card.window,
         "frame_of_reference": config.frame_of_reference,
         "settings": config.model_dump(mode="json", exclude={"memory_gb"}),
     }
-    begun = None if restart else _begun_choice(output, settled)
-    choice = begun or choose(denoiser, inputs, config)
     part = _resolve_part(movie, config)
-    layout = default_layout(
-        (part[0].size, part[1].size, part[2].size), _output_dtype(config.dtype, movie.info.dtype)
-    )
-    return Job(inputs, denoiser, config, choice, part, layout, {**settled, "choice": choice.model_dump()})
-
-
-def _begun_choice(output: Path, settled: dict[str, Any]) -> Choice | None:
-    root = read_json(output / "zarr.json") or {}
-    begun = root.get("attributes", {}).get(ATTRIBUTE, {})
-    same = all(begun.get(key) == value for key, value in settled.items() if key not in ("movie", "model"))
-    return Choice.model_validate(begun["choice"]) if same else None
+    shape = (part[0].size, part[1].size, part[2].size)
+    begun = None if restart else begun_choice(output, settled)
+    choice = begun or choose(denoiser, inputs, config, math.prod(shape))
+    places = {"movie": os.path.relpath(store, output), "model": os.path.relpath(model, output)}
+    layout = default_layout(shape, _output_dtype(config.dtype, movie.info.dtype))
+    return Job(inputs, denoiser, config, choice, part, layout, {**settled, "choice": choice.model_dump()}, places)
 
 
 def _resolve_part(movie: MovieStore, config: DenoiseConfig) -> tuple[Range, Range, Range]:

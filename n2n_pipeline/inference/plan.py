@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -17,10 +18,12 @@ import torch
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Passes, Settings, TileConfig
 from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.files import read_json
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
 from n2n_pipeline.inference.halo import MeasuredHalo, measure_halo, sample_tiles
 from n2n_pipeline.inference.inputs import Half, Inputs
 from n2n_pipeline.layout import Layout
+from n2n_pipeline.manifest import RECORDS
 from n2n_pipeline.model import exact_halo, stride
 from n2n_pipeline.records import Unit
 
@@ -45,8 +48,8 @@ class Choice(Settings):
 
     core_px: int
     halo_px: int
-    halo_error: float
-    """Largest difference from untiled that was found, in standard deviations of the output's noise."""
+    halo_error: float | None
+    """Largest difference from untiled that was found, in standard deviations of the output's noise, if it was."""
     passes: Passes
     device: str
     precision: str
@@ -69,8 +72,20 @@ def _plan_block(layout: Layout, arrays: Sequence[str], index: tuple[int, ...]) -
     return Block(Unit(name, files), range(*frames), (rows, columns))
 
 
-def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig) -> Choice:
-    """Choose the tile and its halo for a movie, a network and the memory there is."""
+def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: int) -> Choice:
+    """Choose tile, halo and passes for a network and the memory there is.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        The network.
+    inputs : Inputs
+        A movie, or one of several images, on which to measure the halo.
+    config : DenoiseConfig
+        What is not left open in it stays.
+    n_pixels : int
+        Pixels that are to come out, of all frames together.
+    """
     tile = config.tile
     core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, config.memory_gb)
     measured = _choose_halo(denoiser, inputs, tile, core)
@@ -78,11 +93,18 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig) -> Choice:
         core_px=core,
         halo_px=measured.halo,
         halo_error=measured.error,
-        passes=_affordable_passes(denoiser, inputs) if config.augment == "auto" else config.augment,
+        passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
         device=denoiser.device.type,
         precision=str(denoiser.dtype or torch.float32).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
+
+
+def begun_choice(output: Path, settled: Mapping[str, Any]) -> Choice | None:
+    """Return what a run with the same movie, model and settings has chosen for an output, if there was one."""
+    begun = (read_json(output / RECORDS / "plan.json") or {}).get("fingerprint", {})
+    same = all(begun.get(key) == value for key, value in settled.items())
+    return Choice.model_validate(begun["choice"]) if same and "choice" in begun else None
 
 
 def tiling_of(choice: Choice, tile: TileConfig, network: NetworkConfig) -> Tiling:
@@ -118,10 +140,9 @@ def _largest_core(denoiser: Denoiser, memory_gb: float | None) -> int:
     return max(core // stride(network), 1) * stride(network)
 
 
-def _affordable_passes(denoiser: Denoiser, inputs: Inputs) -> Passes:
+def _affordable_passes(denoiser: Denoiser, n_pixels: int) -> Passes:
     """Return the most passes that take no more than about two minutes, so that large movies take one per half."""
-    n_frames, height, width = inputs.movie.store.info.shape
-    forward = 2 * n_frames * height * width * (denoiser.card.network.width / 48) ** 2
+    forward = 2 * n_pixels * (denoiser.card.network.width / 48) ** 2
     affordable = AFFORDABLE_PX[denoiser.device.type == "cuda"]
     if 8 * forward <= affordable:
         return "all"
@@ -132,8 +153,8 @@ def _choose_halo(denoiser: Denoiser, inputs: Inputs, tile: TileConfig, core: int
     network = denoiser.card.network
     exact = exact_halo(network)
     if isinstance(tile.halo_px, int):
-        return MeasuredHalo(tile.halo_px, math.nan)
-    one_tile = len(plan_tiles(inputs.shape, Tiling(stride(network), core, 0)).tiles) == 1
+        return MeasuredHalo(tile.halo_px, None)
+    one_tile = len(plan_tiles(inputs.shape, Tiling(stride(network), core, exact)).tiles) == 1
     if tile.halo_px == "exact" or one_tile:
         return MeasuredHalo(exact, 0.0)
     samples = sample_tiles(inputs.shape, stride(network), exact, SAMPLE_FRAMES)

@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -242,6 +243,6 @@ def test_each_input_chunk_is_decoded_once(movie, model, tmp_path, monkeypatch):
     ],
 )
 def test_a_small_movie_is_seen_in_all_orientations_a_large_one_in_none_extra(make_denoiser, shape, width, passes):
-    movie = SimpleNamespace(store=SimpleNamespace(info=MovieInfo(shape, np.dtype("uint8"), "mrc")))
-    choice = choose(make_denoiser(width=width), Inputs(movie, 4), DenoiseConfig(tile=TileConfig(halo_px=0)))
+    one_tile = Inputs(SimpleNamespace(store=SimpleNamespace(info=MovieInfo((1, 8, 8), None, "mrc"))), 4)
+    choice = choose(make_denoiser(width=width), one_tile, DenoiseConfig(), math.prod(shape))
     assert choice.passes == passes
