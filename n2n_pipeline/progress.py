@@ -78,7 +78,7 @@ class _Lines:
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
+        self.done = self.told = 0
         self.start = self.written = time.monotonic()
         self.lock = threading.Lock()
 
@@ -89,11 +89,11 @@ class _Lines:
                 self.write()
 
     def finish(self) -> None:
-        if self.written != self.start:  # a job that ended before its first line was due needs none
+        if self.told not in (0, self.done):  # a job that ended before its first line was due needs none
             self.write()
 
     def write(self) -> None:
-        self.written = time.monotonic()
+        self.written, self.told = time.monotonic(), self.done
         print(describe(self, self.written - self.start), file=sys.stderr, flush=True)  # noqa: T201
 
 
