@@ -29,6 +29,17 @@ class Corrected(NamedTuple):
     """``(t, y, x)``, or ``(1, y, x)`` when it is the same for every frame."""
 
 
+class Raw(NamedTuple):
+    """Counts as they are stored, and the references of the same pixels."""
+
+    counts: npt.NDArray[Any]
+    """``(t, y, x)``."""
+    valid: Bools
+    """``(y, x)``."""
+    dark: Floats | None
+    gain: Floats | None
+
+
 @dataclass(frozen=True)
 class CorrectedMovie:
     """A store's frames, corrected as they are read."""
@@ -43,7 +54,7 @@ class CorrectedMovie:
         frames, rows, cols : slice
             Ranges of frames and of pixels, within the movie; no steps.
         """
-        counts = np.asarray(self.store.array[frames, rows, cols])
+        counts = self.store.read(frames, rows, cols)
         values = counts.astype(np.float32)
         dark, gain, defects = self.store.references
         if dark is not None:
@@ -56,6 +67,22 @@ class CorrectedMovie:
             values[~np.isfinite(values)] = 0.0
         np.multiply(values, valid, out=values)
         return Corrected(values, valid)
+
+    def read_raw(self, frames: slice, rows: slice, cols: slice) -> Raw | None:
+        """Read raw counts with what corrects them, for sums that are corrected once; None if not all finite.
+
+        Parameters
+        ----------
+        frames, rows, cols : slice
+            As for `read`.
+        """
+        counts = self.store.read(frames, rows, cols)
+        if counts.dtype.kind == "f" and not np.isfinite(counts).all():
+            return None
+        dark, gain, defects = self.store.references
+        valid = np.ones(counts.shape[1:], bool) if defects is None else ~defects[rows, cols]
+        cut = (None if reference is None else reference[rows, cols] for reference in (dark, gain))
+        return Raw(counts, valid, *cut)
 
     @cached_property
     def typical_value(self) -> float:

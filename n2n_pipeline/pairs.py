@@ -9,23 +9,31 @@ fewer frames, it is averaged over fewer, and the count says so.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import dask.array as da
+import numba
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
+import xarray as xr
+from dask.delayed import delayed
 
 from n2n_pipeline.config import Frame, Split
 from n2n_pipeline.corrections import Corrected, CorrectedMovie
+from n2n_pipeline.errors import InputError
+from n2n_pipeline.halving import Finish, Halves, finish_sums, slide_halves, sum_members
+from n2n_pipeline.store import MovieStore, open_store
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+BLOCK_BYTES = 128 << 20  # of one half in one task
 FILL_SIGMA = 1.5  # px; unseen pixels take the weighted mean of the seen ones around them
 FILL_REACH = 6  # px beyond which a neighbour's weight is nothing
-FILL_AT_ONCE = 256  # unseen pixels, which bounds the memory for their neighbourhoods
-_FALLOFF = np.exp(-0.5 * (np.arange(-FILL_REACH, FILL_REACH + 1) / FILL_SIGMA) ** 2)
-_FILL_WEIGHTS = np.outer(_FALLOFF, _FALLOFF) / _FALLOFF.sum() ** 2
+FILL_WEIGHTS = np.exp(-0.5 * (np.arange(-FILL_REACH, FILL_REACH + 1) / FILL_SIGMA) ** 2)
+FILL_WEIGHTS = np.exp(-0.5 * (np.arange(-FILL_REACH, FILL_REACH + 1) / FILL_SIGMA) ** 2)
 
 
 class Pair(NamedTuple):
@@ -87,6 +95,88 @@ def split_window(size: int, split: Split, key: tuple[int, ...] = (0,)) -> npt.ND
     return np.asarray(shuffled < (size + 1) // 2)
 
 
+def pairs(store: Path | MovieStore, window: int = 8, stride: int = 1, split: Split = "balanced") -> xr.Dataset:
+    """Average the even and odd frames of sliding windows, lazily.
+
+    Parameters
+    ----------
+    store : pathlib.Path or MovieStore
+        A movie's store. References, defects and shifts are applied as it is read.
+    window : int
+        Frames per window, both halves together.
+    stride : int
+        Every so many frames have an output.
+    split : str
+        How a window is halved, see `split_window`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``even`` and ``odd``, ``(t, y, x)`` float32 Dask arrays in the movie's units, in the stable frame of
+        reference; ``even_count`` and ``odd_count``, the frames behind each pixel (0 where it was filled in).
+        Coordinates: ``t`` the output frame, ``y`` and ``x`` in Å where the pixel size is known, else in pixels;
+        ``even_frames`` and ``odd_frames`` the frames in each half. Attributes carry window, split and units.
+
+    Raises
+    ------
+    InputError
+        If the movie has fewer frames than the window needs.
+    """
+    opened = store if isinstance(store, MovieStore) else open_store(store)
+    n_frames = opened.info.shape[0]
+    if n_frames < 2:
+        raise InputError(opened.path, f"{n_frames} frame; pairs need at least 2")
+    if not 2 <= window <= n_frames:
+        raise InputError(opened.path, f"{n_frames} frames, window needs {window}")
+    frames = range(0, n_frames, stride)
+    halves = _lazy_halves(CorrectedMovie(opened), frames, window, split)
+    pixel_size = opened.info.pixel_size
+    step, unit = (pixel_size, "angstrom") if pixel_size else (1.0, "pixel")
+    members = [_list_halves(n_frames, t, window, split) for t in frames]
+    coordinates = {
+        "t": ("t", np.asarray(frames), {"long_name": "output frame"}),
+        "y": ("y", np.arange(opened.info.shape[1]) * step, {"units": unit}),
+        "x": ("x", np.arange(opened.info.shape[2]) * step, {"units": unit}),
+        "even_frames": (("t", "even_member"), np.stack([even for even, _ in members])),
+        "odd_frames": (("t", "odd_member"), np.stack([odd for _, odd in members])),
+    }
+    attributes = {"window": window, "split": split, "pixel_size_angstrom": pixel_size or "unknown"}
+    variables = {name: (("t", "y", "x"), array) for name, array in zip(Pair._fields, halves, strict=True)}
+    return xr.Dataset(variables, coordinates, attributes)
+
+
+def _list_halves(n_frames: int, t: int, window: int, split: Split) -> tuple[Ints, Ints]:
+    members = window_frames(n_frames, t, window)
+    is_even = split_window(len(members), split, (members.start,))
+    return np.asarray(members)[is_even], np.asarray(members)[~is_even]
+
+
+def _lazy_halves(movie: CorrectedMovie, frames: range, window: int, split: Split) -> list[da.Array]:
+    """Cut the output into blocks, each one task that yields both halves."""
+    chunks = movie.store.array.chunks
+    span = max(BLOCK_BYTES // (4 * chunks[1] * chunks[2]), 3 * window // frames.step, 1)
+    cuts = [
+        [range(start, min(start + step, size)) for start in range(0, size, step)]
+        for size, step in zip((len(frames), *movie.store.info.shape[1:]), (span, *chunks[1:]), strict=True)
+    ]
+    read = delayed(_read_block, pure=False)
+    blocks = np.empty((4, *map(len, cuts)), object)
+    for place in np.ndindex(*map(len, cuts)):
+        part, rows, cols = (cut[i] for cut, i in zip(cuts, place, strict=True))
+        region = (slice(rows.start, rows.stop), slice(cols.start, cols.stop))
+        block = read(movie, frames[part.start : part.stop], region, window, split)
+        shape = (len(part), len(rows), len(cols))
+        for which in range(4):
+            blocks[(which, *place)] = da.from_delayed(block[which], shape, np.float32)  # type: ignore[no-untyped-call]
+    return [da.block(block.tolist()) for block in blocks]  # type: ignore[no-untyped-call]
+
+
+def _read_block(
+    movie: CorrectedMovie, frames: range, region: tuple[slice, slice], window: int, split: Split
+) -> Pair:
+    return read_pairs(movie, frames, region, window, split, "stable")
+
+
 def whole_shifts(movie: CorrectedMovie) -> Ints:
     """Return ``(t, 2)`` drift in whole pixels (y, x); zeros for a movie that was never aligned."""
     shifts = movie.store.shifts
@@ -108,14 +198,14 @@ def read_pairs(
     split: Split = "balanced",
     frame_of_reference: Frame = "camera",
 ) -> Pair:
-    """Average the two halves of the windows of some output frames.
+    """Average the two halves of the windows of some consecutive output frames.
 
     Parameters
     ----------
     movie : CorrectedMovie
         The movie; its shifts, if any, are undone.
     frames : range
-        Output frames.
+        Output frames, one after another or every so many.
     region : tuple of slice
         Rows and columns within the image: of each output frame's own position (``camera``) or of the stable
         frame of reference (``stable``).
@@ -131,27 +221,125 @@ def read_pairs(
     Pair
         ``(len(frames), y, x)`` each.
     """
-    shape = movie.store.info.shape
+    n_frames, *sides = movie.store.info.shape
     shifts = whole_shifts(movie)
-    rows, cols = (_grown(part, size) for part, size in zip(region, shape[1:], strict=True))
-    needed = range(
-        window_frames(shape[0], frames[0], window)[0], window_frames(shape[0], frames[-1], window)[-1] + 1
+    wanted = [range(*part.indices(size)[:2]) for part, size in zip(region, sides, strict=True)]
+    grown = [_grown(part, size) for part, size in zip(wanted, sides, strict=True)]
+    windows = _Windows.plan(n_frames, frames, window)
+    anchors = shifts[list(frames)] if frame_of_reference == "camera" else stable_origin(shifts)[None]
+    anchors = np.broadcast_to(anchors, (len(frames), 2))
+    canvas = [
+        range(part.start - int(anchors[:, axis].max()), part.stop - int(anchors[:, axis].min()))
+        for axis, part in enumerate(grown)
+    ]
+    averages = _average_canvas(movie, windows, canvas, shifts, split)
+    result = Pair(*(np.empty((len(frames), *map(len, wanted)), np.float32) for _ in range(4)))
+    inner = tuple(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True))
+    for row, (which, anchor) in enumerate(zip(windows.numbers, anchors.tolist(), strict=True)):
+        crop = tuple(
+            slice(part.start - move - whole.start, part.stop - move - whole.start)
+            for part, move, whole in zip(grown, anchor, canvas, strict=True)
+        )
+        for half in (0, 1):
+            count = averages[2 + half][which % len(averages[2 + half])][crop]
+            result[2 + half][row] = count[inner]
+            result[half][row] = _fill(averages[half][which][crop], count, movie)[inner]
+    return result
+
+
+class _Windows(NamedTuple):
+    """The windows of a block of output frames: consecutive ones, each computed once."""
+
+    needed: range
+    """Frames that any of them holds."""
+    size: int
+    numbers: list[int]
+    """Which of the consecutive windows belongs to each output frame."""
+
+    @classmethod
+    def plan(cls, n_frames: int, frames: range, window: int) -> _Windows:
+        starts = [window_frames(n_frames, t, window).start for t in frames]
+        size = min(window, n_frames)
+        return cls(range(starts[0], starts[-1] + size), size, [start - starts[0] for start in starts])
+
+
+def _average_canvas(
+    movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints, split: Split
+) -> Pair:
+    """Average the halves of all windows on a rectangle of frame-0 coordinates.
+
+    Returns
+    -------
+    Pair
+        ``(window, y, x)`` averages, and their counts, of which there is one where all windows have the same.
+    """
+    moves = shifts[windows.needed.start : windows.needed.stop]
+    extent = (len(canvas[0]), len(canvas[1]))
+    place = [
+        range(part.start + move, part.stop + move) for part, move in zip(canvas, moves[0].tolist(), strict=True)
+    ]
+    sides = movie.store.info.shape[1:]
+    is_inside = all(part.start >= 0 and part.stop <= size for part, size in zip(place, sides, strict=True))
+    if is_inside and (moves == moves[0]).all():
+        still = _average_still(movie, windows, place, split)
+        if still is not None:
+            return still
+    values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, windows.needed, canvas, moves))
+    counts = _halve(seen, windows, split, np.dtype(np.float32))
+    totals = _halve(values, windows, split, np.dtype(np.float64))
+    averages = (total / np.maximum(count, 1) for total, count in zip(totals, counts, strict=True))
+    return Pair(*(part.astype(np.float32, copy=False).reshape(-1, *extent) for part in (*averages, *counts)))
+
+
+def _average_still(movie: CorrectedMovie, windows: _Windows, place: list[range], split: Split) -> Pair | None:
+    """Average frames that do not move against each other: raw counts are summed, and the sums corrected."""
+    raw = movie.read_raw(
+        slice(windows.needed.start, windows.needed.stop), *(slice(p.start, p.stop) for p in place)
     )
-    source = ShiftedFrames(movie, needed, frames, (rows, cols), shifts, frame_of_reference)
-    inner = tuple(
-        slice(wanted.indices(size)[0] - grown.start, wanted.indices(size)[1] - grown.start)
-        for wanted, grown, size in zip(region, (rows, cols), shape[1:], strict=True)
+    if raw is None:
+        return None
+    n_even = int(split_window(windows.size, split).sum())
+    dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
+    finish = Finish(n_even, windows.size - n_even, dark, gain)
+    halves = _halve(raw.counts.reshape(len(raw.counts), -1), windows, split, np.dtype(np.float32), finish)
+    counts = (np.float32(n) * raw.valid[None] for n in (finish.even_count, finish.odd_count))
+    return Pair(*(half.reshape(-1, *raw.valid.shape) for half in halves), *counts)
+
+
+def _halve(
+    frames: Array, windows: _Windows, split: Split, dtype: np.dtype[Any], finish: Finish | None = None
+) -> Halves:
+    """Sum the halves of ``(t, p)`` frames' windows, by the fast rule where the split follows one."""
+    if split in ("balanced", "interleaved"):
+        return slide_halves(frames, windows.size, split == "balanced", dtype, finish)
+    starts = range(len(frames) - windows.size + 1)
+    members = np.zeros((2, len(starts), len(frames)), bool)
+    for start in starts:
+        is_even = split_window(windows.size, split, (windows.needed.start + start,))
+        members[:, start, start : start + windows.size] = is_even, ~is_even
+    return finish_sums(Halves(*(sum_members(frames, half) for half in members)), dtype, finish)
+
+
+def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], moves: Ints) -> tuple[Array, Array]:
+    """Lay corrected frames on a rectangle of frame-0 coordinates; 0, and not seen, where they do not reach."""
+    low, high = moves.min(axis=0).tolist(), moves.max(axis=0).tolist()
+    read = tuple(
+        slice(min(max(part.start + first, 0), size), max(min(part.stop + last, size), 0))
+        for part, first, last, size in zip(canvas, low, high, movie.store.info.shape[1:], strict=True)
     )
-    halves = ([], []), ([], [])  # type: tuple[tuple[list[Floats], list[Floats]], tuple[list[Floats], list[Floats]]]
-    for t in frames:
-        members = window_frames(shape[0], t, window)
-        is_even = split_window(len(members), split, (t,))
-        for (values, counts), chosen in zip(halves, (is_even, ~is_even), strict=True):
-            total, count = source.sum_frames(t, [f for f, c in zip(members, chosen, strict=True) if c])
-            average = fill_unseen(total, count, movie.typical_value)
-            values.append(average[inner])
-            counts.append(count[inner].astype(np.float32))
-    return Pair(*(np.stack(part) for part in (halves[0][0], halves[1][0], halves[0][1], halves[1][1])))
+    values, valid = movie.read(slice(needed.start, needed.stop), *read)
+    placed = np.zeros((len(needed), len(canvas[0]), len(canvas[1])), np.float32)
+    seen = np.zeros(placed.shape, np.uint8)
+    whole = tuple(slice(part.start, part.stop) for part in canvas)
+    for index, move in enumerate(moves):
+        target, source = _overlap(whole, read, move)
+        placed[index][target] = values[index][source]
+        seen[index][target] = valid[index % len(valid)][source]
+    return placed, seen
+
+
+def _fill(average: Floats, count: Floats, movie: CorrectedMovie) -> Floats:
+    return average if count.all() else _fill_from_neighbours(average, count, movie.typical_value)
 
 
 def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> Floats:
@@ -169,23 +357,33 @@ def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> 
     numpy.ndarray
         ``(y, x)`` averages, finite everywhere.
     """
-    average = total / np.maximum(count, 1)
-    rows, cols = np.nonzero(count == 0)
-    if len(rows):
-        average[rows, cols] = np.nan
-        mirrored = np.pad(average, FILL_REACH, mode="reflect")
-        around = sliding_window_view(mirrored, _FILL_WEIGHTS.shape)
-        for some in np.array_split(np.arange(len(rows)), -(-len(rows) // FILL_AT_ONCE)):
-            average[rows[some], cols[some]] = _weigh_neighbours(around[rows[some], cols[some]], typical)
-    return average.astype(np.float32)
+    average = (total / np.maximum(count, 1)).astype(np.float32)
+    return average if count.all() else _fill_from_neighbours(average, count.astype(np.float32), typical)
 
 
-def _weigh_neighbours(around: npt.NDArray[np.float64], typical: float) -> npt.NDArray[np.float64]:
-    """Average ``(n, y, x)`` neighbourhoods, NaN where unseen; those with nothing in them become ``typical``."""
-    weights = np.where(np.isnan(around), 0.0, _FILL_WEIGHTS)
-    total = (weights * np.nan_to_num(around)).sum(axis=(1, 2))
-    seen = weights.sum(axis=(1, 2))
-    return np.where(seen > 1e-9, total / np.maximum(seen, 1e-12), typical)
+def _fill_from_neighbours(average: Floats, count: Floats, typical: float) -> Floats:
+    ys, xs = np.nonzero(count == 0)
+    filled = average.copy()
+    filled[ys, xs] = _weigh_neighbours(average, count, ys, xs, typical)
+    return filled
+
+
+@numba.njit(nogil=True, cache=True)
+def _weigh_neighbours(average: Floats, count: Floats, ys: Ints, xs: Ints, typical: float) -> Array:
+    """Return, for each unseen pixel, the mean of the seen ones around it, near ones weighing more."""
+    height, width = average.shape
+    found = np.full(len(ys), typical)
+    for i in range(len(ys)):
+        total, weight = 0.0, 0.0
+        for v in range(max(ys[i] - FILL_REACH, 0), min(ys[i] + FILL_REACH + 1, height)):
+            for u in range(max(xs[i] - FILL_REACH, 0), min(xs[i] + FILL_REACH + 1, width)):
+                if count[v, u] > 0:
+                    share = FILL_WEIGHTS[v - ys[i] + FILL_REACH] * FILL_WEIGHTS[u - xs[i] + FILL_REACH]
+                    total += share * average[v, u]
+                    weight += share
+        if weight > 0:
+            found[i] = total / weight
+    return found
 
 
 def read_filled(movie: CorrectedMovie, t: int, region: tuple[slice, slice]) -> Floats:
@@ -266,7 +464,6 @@ def _overlap(
     return tuple(target), tuple(source)
 
 
-def _grown(part: slice, size: int) -> slice:
+def _grown(part: range, size: int) -> range:
     """Grow a range by what filling needs, so that a tile's filled pixels do not depend on the tile."""
-    start, stop, _ = part.indices(size)
-    return slice(max(start - FILL_REACH, 0), min(stop + FILL_REACH, size))
+    return range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))
