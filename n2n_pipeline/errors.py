@@ -62,6 +62,16 @@ class InputError(Exception):
         super().__init__(f"{line}; {printable(todo)}" if todo else line)
         self.code = code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel from a worker process with line and code."""
+        return _restore, (type(self), str(self), self.code)
+
+
+def _restore(kind: type[InputError], line: str, code: ExitCode) -> InputError:
+    error = kind.__new__(kind, line)
+    error.code = code
+    return error
+
 
 class Stopped(InputError):
     """The user or the batch system asked to stop; running the same command again continues."""

@@ -49,6 +49,11 @@ class Statistics:
         if rows.indices(self.shape[0])[0] == 0:
             self.n_frames += len(frames)
 
+    def insert(self, rows: slice, part: Statistics) -> None:
+        """Put in rows whose statistics were gathered apart, over all frames."""
+        self._sum[rows], self._square[rows] = part._sum, part._square
+        self.n_frames = part.n_frames
+
     def mean(self, rows: slice = slice(None), cols: slice = slice(None)) -> Floats:
         """Return the ``(y, x)`` mean over time, in counts."""
         return np.asarray(self._sum[rows, cols] / max(self.n_frames, 1))

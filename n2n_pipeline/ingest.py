@@ -11,17 +11,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import zlib
-from collections import deque
-from collections.abc import Iterable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 
 from n2n_pipeline import __version__
@@ -29,18 +25,20 @@ from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.defects import find_defects
 from n2n_pipeline.errors import ExitCode, InputError, printable
 from n2n_pipeline.files import digest_file, require_space
-from n2n_pipeline.gathering import Gatherer, Statistics
-from n2n_pipeline.layout import Layout, default_layout, estimate_bytes, plan_units
-from n2n_pipeline.progress import progress
-from n2n_pipeline.records import Ledger, Unit
+from n2n_pipeline.frame_pass import Work, pass_with_threads, pass_with_workers
+from n2n_pipeline.gathering import Statistics
+from n2n_pipeline.layout import default_layout, estimate_bytes, plan_units
+from n2n_pipeline.records import Ledger
 from n2n_pipeline.references import read_references, suggest_orientation
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.sources.reduced import ReducedMovie
-from n2n_pipeline.store import References, create_store, write_frames, write_references
+from n2n_pipeline.store import References, create_store, write_references
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 SAMPLES = 64
 SAMPLE_BYTES = 1 << 16
-CHECKED_ROWS = 8  # of so many, one is looked at to find frames that may be equal
 MOST_NOT_FINITE = 0.01
 MANY_SATURATED = 0.01
 
@@ -54,6 +52,7 @@ def ingest_movie(
     restart: bool = False,
     *,
     threads: int | None = None,
+    client: Client | None = None,
 ) -> Path:
     """Turn a camera's movie into a store of raw counts, continuing where a killed run stopped.
 
@@ -69,6 +68,8 @@ def ingest_movie(
         Throw away a store that was begun with other settings.
     threads : int, optional
         Units in work at a time; by default one per core.
+    client : distributed.Client, optional
+        Workers that do the work instead of threads; see `cluster.connect`.
 
     Returns
     -------
@@ -93,21 +94,15 @@ def ingest_movie(
         plan = _plan(movie, output, config, reduced, references)
         with Ledger(output, plan.fingerprint, list(plan.spans), restart) as ledger:
             if not ledger.finished:
-                _write(plan, ledger, threads or _count_cores())
+                _write(plan, ledger, client or threads or _count_cores())
     return output
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What will be read and written."""
+class _Plan(Work):
+    """What will be read and written, and what makes it what it is."""
 
-    movie: ReducedMovie
-    output: Path
-    config: IngestConfig
     references: References
-    layout: Layout
-    spans: Mapping[Unit, range]
-    """Frames of every unit, in order."""
     fingerprint: Mapping[str, Any]
 
 
@@ -128,7 +123,7 @@ def _plan(movie: Path, output: Path, config: IngestConfig, reduced: ReducedMovie
         "shards": list(layout.shards),
         "chunks": list(layout.chunks),
     }
-    return _Plan(reduced, output, config, references, layout, dict(plan_units(layout)), fingerprint)
+    return _Plan(reduced, config, output, layout, dict(plan_units(layout)), references, fingerprint)
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
@@ -160,7 +155,7 @@ def _identify(movie: Path) -> dict[str, Any]:
     }
 
 
-def _write(plan: _Plan, ledger: Ledger, threads: int) -> None:
+def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
     """Write what is pending, look at every frame, then add what only the whole movie tells."""
     _check_space(plan)
     provenance = {
@@ -170,7 +165,10 @@ def _write(plan: _Plan, ledger: Ledger, threads: int) -> None:
         "settings": plan.fingerprint["settings"],
     }
     array = create_store(plan.output, plan.movie.info, plan.layout, provenance)
-    statistics = _Pass(plan, ledger, array).run(threads)
+    if isinstance(workers, int):
+        statistics = pass_with_threads(plan, ledger, workers)
+    else:
+        statistics = pass_with_workers(plan, ledger, workers)
     findings = _judge(plan, [ledger.notes(unit) for unit in plan.spans], array)
     create_store(plan.output, plan.movie.info, plan.layout, {**provenance, "frames": findings._asdict()})
     write_references(plan.output, _with_defects(plan, statistics))
@@ -180,83 +178,6 @@ def _write(plan: _Plan, ledger: Ledger, threads: int) -> None:
 def _check_space(plan: _Plan) -> None:
     sample = plan.movie.read_frames(0, min(plan.layout.chunks[0], plan.layout.shape[0]))
     require_space(plan.output, estimate_bytes(plan.layout, sample))
-
-
-class _Pass:
-    """One pass over all frames: those of pending units are written, the statistics of all are gathered."""
-
-    def __init__(self, plan: _Plan, ledger: Ledger, array: zarr.Array[Any]) -> None:
-        self._plan, self._ledger, self._array = plan, ledger, array
-        self._pending = set(ledger.pending)
-        self._before = _stat(plan.movie.path)
-        self._gatherer = Gatherer(plan.layout.shape[1:])
-
-    def run(self, threads: int) -> Statistics:
-        """Do all units, ``threads`` at a time, and return the statistics."""
-        with progress("ingest", self._plan.layout.shape[0]) as step, ThreadPoolExecutor(threads) as pool:
-            running: deque[Future[int]] = deque()
-            try:
-                for turn, unit in enumerate(self._plan.spans):
-                    running.append(pool.submit(self._do, turn, unit))
-                    if len(running) > threads:
-                        step(running.popleft().result())
-                while running:
-                    step(running.popleft().result())
-            except CancelledError:
-                raise _cause(running) from None
-            finally:
-                for future in running:
-                    future.cancel()
-        return self._gatherer.statistics
-
-    def _do(self, turn: int, unit: Unit) -> int:
-        """Read one unit's frames, and write them if that is still to be done; return how many."""
-        span = self._plan.spans[unit]
-        try:
-            frames = self._plan.movie.read_frames(span.start, span.stop)
-            self._gatherer.accumulate(turn, frames)
-            if unit in self._pending:
-                with self._ledger.writing(unit) as notes:
-                    write_frames(self._array, span, frames)
-                    notes.update(_inspect(frames))
-                    self._check_unchanged()
-        except BaseException:
-            self._gatherer.give_up()
-            raise
-        return len(span)
-
-    def _check_unchanged(self) -> None:
-        movie = self._plan.movie.path
-        if _stat(movie) != self._before:
-            raise InputError(movie, "changed while reading", "wait until it is written")
-
-
-def _cause(futures: Iterable[Future[int]]) -> BaseException:
-    """Find why one thread gave up, when others only stopped waiting for it."""
-    for future in futures:
-        error = None if future.cancel() else future.exception()
-        if error is not None and not isinstance(error, CancelledError):
-            return error
-    return CancelledError()
-
-
-def _stat(movie: Path) -> tuple[int, int]:
-    found = movie.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _inspect(frames: npt.NDArray[Any]) -> dict[str, Any]:
-    """Note of every frame: checksum, its value if it has only one, pixels not finite, pixels at the type's end."""
-    notes: dict[str, Any] = {"crc32": [], "constant": [], "not_finite": [], "saturated": []}
-    for frame in frames:
-        low, high = frame.min(), frame.max()
-        notes["crc32"].append(zlib.crc32(np.ascontiguousarray(frame[::CHECKED_ROWS]).data))
-        notes["constant"].append(low.item() if low == high else None)
-        is_float = frame.dtype.kind == "f"
-        notes["not_finite"].append(int(np.count_nonzero(~np.isfinite(frame))) if is_float else 0)
-        full = not is_float and high == np.iinfo(frame.dtype).max
-        notes["saturated"].append(int(np.count_nonzero(frame == high)) if full else 0)
-    return notes
 
 
 def _judge(plan: _Plan, notes: list[dict[str, Any]], array: zarr.Array[Any]) -> _Findings:

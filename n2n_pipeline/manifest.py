@@ -16,6 +16,8 @@ from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import PARTIAL, digest_file, read_json
 
 RECORDS = "records"
+FAILED = f"{RECORDS}/failed.json"
+"""Units that failed on several workers of a cluster, and why."""
 SHIFTS = f"{RECORDS}/shifts.json"
 """Written by a later stage into a complete store, so not part of the manifest."""
 
@@ -118,8 +120,8 @@ def status(store: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``complete``, number of ``units`` planned and ``done``, names of those ``missing``, and ``running``: host,
-        process and job of the run at work, or None.
+        ``complete``, number of ``units`` planned and ``done``, names of those ``missing``, what ``failed`` on a
+        cluster and why, and ``running``: host, process and job of the run at work, or None.
     """
     plan = read_json(store / RECORDS / "plan.json")
     units = [] if plan is None else plan["units"]
@@ -131,6 +133,7 @@ def status(store: Path) -> dict[str, Any]:
         "units": len(units),
         "done": len(units) - len(missing),
         "missing": missing,
+        "failed": read_json(store / FAILED) or {},
         "running": read_json(store / RECORDS / "lock.json"),
     }
 

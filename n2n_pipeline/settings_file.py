@@ -89,6 +89,11 @@ def check_options(model: type[S], options: Mapping[str, Given]) -> S:
     return _check(model, _read_options(options))
 
 
+def read_settings(model: type[S], file: Path) -> S:
+    """Read settings of any kind from a YAML file; what is wrong with it is told as `load_settings` does."""
+    return _check(model, _read_file(file))
+
+
 def dump_settings(config: Settings) -> str:
     """Write settings as the YAML text that :func:`load_settings` reads back."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

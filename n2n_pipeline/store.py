@@ -40,6 +40,7 @@ __all__ = [
     "add_array",
     "create_store",
     "default_layout",
+    "open_array",
     "open_store",
     "plan_units",
     "round_mantissa",
@@ -161,7 +162,7 @@ def create_store(
     """
     described = _describe(replace(info, shape=layout.shape, dtype=layout.dtype))
     attributes = {
-        "ome": image_metadata(info, path.stem, levels),
+        "ome": image_metadata(info, str(provenance.get("kind", "movie")), levels),
         ATTRIBUTE: {**provenance, "movie_info": described},
     }
     contents: dict[str, Any] = {}
@@ -171,7 +172,7 @@ def create_store(
     for level in range(levels + 1):
         _create_array(root, str(level), halve(layout, level))
     _write_contents(path, contents)
-    return _open_array(path, "0", "r+")
+    return open_array(path, "0", "r+")
 
 
 def add_array(path: Path, name: str, layout: Layout) -> zarr.Array[Any]:
@@ -179,7 +180,7 @@ def add_array(path: Path, name: str, layout: Layout) -> zarr.Array[Any]:
     contents: dict[str, Any] = {}
     _create_array(zarr.create_group(MemoryStore(contents), zarr_format=3), name, layout)
     _write_contents(path, {key: content for key, content in contents.items() if key.startswith(f"{name}/")})
-    return _open_array(path, name, "r+")
+    return open_array(path, name, "r+")
 
 
 def _write_contents(path: Path, contents: Mapping[str, Any]) -> None:
@@ -295,7 +296,8 @@ def _codecs(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
     return BloscCodec(cname=same.cname, clevel=same.clevel, shuffle=shuffle), Crc32cCodec()
 
 
-def _open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
+def open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
+    """Open one of a store's arrays, whether the store is complete or not."""
     array = zarr.open_group(path, mode=mode)[name]
     if not isinstance(array, zarr.Array):
         raise InputError(path, f"{name} is not an array")
@@ -343,7 +345,7 @@ def _open_own(path: Path) -> MovieStore:
     provenance = (root or {}).get("attributes", {}).get(ATTRIBUTE)
     if provenance is None:
         raise InputError(path, "zarr.json is missing or damaged", "make the store again", ExitCode.CORRUPT)
-    array = _open_array(path, "0", "r")
+    array = open_array(path, "0", "r")
     known = provenance["movie_info"]
     info = MovieInfo(
         cast("tuple[int, int, int]", array.shape),
