@@ -22,7 +22,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "open_movie": ("store", "open_movie"),
+    "open_movie": ("labelled", "open_movie"),
     "ingest": ("ingest", "ingest_movie"),
     "align": ("drift", "align_store"),
     "sweep": ("sweep", "sweep_windows"),

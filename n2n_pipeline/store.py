@@ -40,6 +40,7 @@ __all__ = [
     "add_array",
     "create_store",
     "default_layout",
+    "describe",
     "open_array",
     "open_store",
     "plan_units",
@@ -160,7 +161,7 @@ def create_store(
     zarr.Array
         Array ``0``.
     """
-    described = _describe(replace(info, shape=layout.shape, dtype=layout.dtype))
+    described = describe(replace(info, shape=layout.shape, dtype=layout.dtype))
     attributes = {
         "ome": image_metadata(info, str(provenance.get("kind", "movie")), levels),
         ATTRIBUTE: {**provenance, "movie_info": described},
@@ -304,7 +305,8 @@ def open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[An
     return array.with_config({"write_empty_chunks": True})
 
 
-def _describe(info: MovieInfo) -> dict[str, Any]:
+def describe(info: MovieInfo) -> dict[str, Any]:
+    """Return what is known of a movie, but for shape and type, as JSON values whose names carry their units."""
     known = {key: getattr(info, field) for field, key in _UNITS.items()}
     text = {"format": info.format, "camera": info.camera, "software": info.software}
     return {
