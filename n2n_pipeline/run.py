@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from n2n_pipeline.checkpoint import weights_digest
 from n2n_pipeline.config import IngestConfig, RunConfig
 from n2n_pipeline.corrections import CorrectedMovie
@@ -38,6 +40,8 @@ from n2n_pipeline.training import train_model
 
 DEMO = Path(__file__).with_name("data")
 """Holds the demo's movie, its references and its truth; ``ORIGIN.md`` there says what they are."""
+
+PICTURE_SCALE = 2  # pixels of the demo's picture per pixel of its movie
 
 _log = logging.getLogger(__name__)
 
@@ -264,11 +268,13 @@ def demo(outdir: Path, config: RunConfig | None = None, restart: bool = False) -
 
 
 def _draw_before_after(outdir: Path) -> Path:
-    """Draw the middle frame, corrected and denoised, side by side."""
+    """Draw the middle frame, corrected and denoised, side by side and large enough to look at."""
     movie, denoised = open_store(outdir / "movie.zarr"), open_store(outdir / "denoised.zarr")
     t, whole = movie.info.shape[0] // 2, slice(None)
     corrected, _ = CorrectedMovie(movie).read(slice(t, t + 1), whole, whole)
-    after = denoised.read(slice(t, t + 1))
+    enlarged = np.ones((PICTURE_SCALE, PICTURE_SCALE), np.float32)
+    before, after = (np.kron(frames[0], enlarged) for frames in (corrected, denoised.read(slice(t, t + 1))))
+    pixel_size = movie.info.pixel_size
     picture = outdir / "before_after.png"
-    write_atomically(picture, before_after(corrected[0], after[0], movie.info.pixel_size))
+    write_atomically(picture, before_after(before, after, pixel_size and pixel_size / PICTURE_SCALE))
     return picture

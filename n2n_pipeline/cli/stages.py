@@ -9,10 +9,10 @@ import click
 
 from n2n_pipeline.cli import options
 from n2n_pipeline.cli.faults import log_beside
-from n2n_pipeline.cli.options import PATH, configured, print_json, print_lines
+from n2n_pipeline.cli.options import PATH, configured, everywhere, print_json, print_lines
 
 if TYPE_CHECKING:
-    from n2n_pipeline.config import RunConfig
+    from n2n_pipeline.config import RunConfig, Split
 
 
 @click.command()
@@ -106,7 +106,15 @@ def train(stores: tuple[Path, ...], output: Path, slurm: Path | None, config: Ru
 @click.command()
 @click.argument("store", type=PATH)
 @click.option("-m", "--model", required=True, type=PATH, help="Model folder, or weights.safetensors.")
-@click.option("-o", "--output", type=PATH, metavar="OUT.zarr", help="Default: denoised.zarr beside STORE.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="OUT.zarr",
+    help="Default: denoised.zarr, or STORE_denoised for images, beside STORE.",
+)
+@options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=options.ranges(1), metavar="A:B")
+@options.setting("--region", "denoise.region", "A part only.", type=options.ranges(2), metavar="Y0:Y1,X0:X1")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
 @options.device
 @configured
@@ -115,7 +123,8 @@ def denoise(store: Path, model: Path, output: Path | None, config: RunConfig, re
     from n2n_pipeline.inference.denoise import denoise_store
     from n2n_pipeline.records import catch_signals
 
-    target = output or store.with_name("denoised.zarr")
+    is_store = store.suffix == ".zarr"
+    target = output or store.with_name("denoised.zarr" if is_store else f"{store.name}_denoised")
     log_beside(target)
     with catch_signals():
         shards = denoise_store(store, model, target, config.denoise, config.device, restart)
@@ -125,15 +134,22 @@ def denoise(store: Path, model: Path, output: Path | None, config: RunConfig, re
 @click.command()
 @click.argument("store", type=PATH)
 @click.argument("output", type=PATH, metavar="OUT")
-@options.window
-@configured
-def pairs(store: Path, output: Path, config: RunConfig, restart: bool) -> None:
+@click.option("--window", type=click.IntRange(min=2), default=8, show_default=True, help="Frames per sample.")
+@click.option("--stride", type=click.IntRange(min=1), default=1, show_default=True, help="Frames between samples.")
+@click.option(
+    "--split",
+    type=click.Choice(["balanced", "interleaved", "adjacent", "random"]),
+    default="balanced",
+    show_default=True,
+    help="How a window is halved.",
+)
+@everywhere
+def pairs(store: Path, output: Path, window: int, stride: int, split: Split) -> None:
     """Write the even and odd averages of STORE: a Zarr store, or a folder with even/ and odd/ images."""
-    from n2n_pipeline.export import export_pairs
+    from n2n_pipeline.export.halves import export_pairs
 
     log_beside(output)
-    export_pairs(store, output, config.train)
-    click.echo(output)
+    click.echo(export_pairs(store, output, window, stride, split))
 
 
 @click.command()
