@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +157,27 @@ def _prepare_network(threads: int | None) -> None:
 
     tune_allocator()
     set_threads(threads)
+
+
+@contextmanager
+def workers(cluster: str) -> Iterator[Any]:
+    """Connect to a cluster; Dask's own network code is loaded only where there is one."""
+    if cluster == "threads":
+        yield None
+        return
+    from n2n_pipeline.cluster import connect
+
+    with connect(cluster) as client:
+        yield client
+
+
+def words_without(option: str) -> list[str]:
+    """Return this command's words, less one option and its value."""
+    words = sys.argv[1:]
+    if option in words:
+        place = words.index(option)
+        return words[:place] + words[place + 2 :]
+    return [word for word in words if not word.startswith(f"{option}=")]
 
 
 def print_json(result: Mapping[str, Any]) -> None:

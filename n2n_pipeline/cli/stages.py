@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 @click.argument("movies", nargs=-1, required=True, type=PATH, metavar="MOVIE... [OUT.zarr]")
 @click.option("-o", "--output", "folder", type=PATH, metavar="DIR", help="Where several movies' stores go.")
 @options.ingest_options
+@click.option("--cluster", default="threads", metavar="threads|local:N|slurm:F|tcp://…", help="Who does the work.")
 @configured
-def ingest(movies: tuple[Path, ...], folder: Path | None, config: RunConfig, restart: bool) -> None:
+def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: RunConfig, restart: bool) -> None:
     """Turn a camera's MOVIE into an OME-Zarr store of its raw counts.
 
     OUT.zarr is by default the movie's name with .zarr, beside it. Of several movies, each gets a store in DIR.
@@ -28,10 +29,12 @@ def ingest(movies: tuple[Path, ...], folder: Path | None, config: RunConfig, res
     from n2n_pipeline.ingest import ingest_movie
     from n2n_pipeline.records import catch_signals
 
-    for movie, output in _plan_stores(movies, folder):
-        log_beside(output)
-        with catch_signals():
-            click.echo(ingest_movie(movie, output, config.ingest, restart, threads=config.threads))
+    with options.workers(cluster) as client:
+        for movie, output in _plan_stores(movies, folder):
+            log_beside(output)
+            with catch_signals():
+                store = ingest_movie(movie, output, config.ingest, restart, threads=config.threads, client=client)
+            click.echo(store)
 
 
 def _plan_stores(words: tuple[Path, ...], folder: Path | None) -> list[tuple[Path, Path]]:
@@ -95,10 +98,14 @@ def sweep(
 @configured
 def train(stores: tuple[Path, ...], output: Path, slurm: Path | None, config: RunConfig, restart: bool) -> None:
     """Train a network on the pairs of STORE...; a store may be a folder with even/ and odd/ images."""
+    from n2n_pipeline.cluster import submit_job
     from n2n_pipeline.records import catch_signals
     from n2n_pipeline.training import train_model
 
     log_beside(output)
+    if slurm is not None:
+        click.echo(f"job {submit_job(slurm, options.words_without('--slurm'), output.with_suffix('.sbatch'))}")
+        return
     with catch_signals():
         click.echo(train_model(stores, output, config, restart=restart))
 
