@@ -87,7 +87,9 @@ class NetworkConfig(Settings):
     width: int = Field(default=48, ge=1, le=1024)
     """Channels of the encoder; the rest of the network scales with it."""
     depth: int = Field(default=5, ge=1, le=10)
-    """Times the image is halved; the network's stride is ``2 ** depth`` px."""
+    """Times the image is halved; the network's stride is ``fold * 2 ** depth`` px."""
+    fold: Literal[1, 2, 4] = 1
+    """So many by so many pixels become channels of the first layer: faster, and as good where noise is strong."""
     in_channels: int = Field(default=1, ge=1, le=64)
     """Images it sees at once."""
 
@@ -95,7 +97,7 @@ class NetworkConfig(Settings):
 class TrainConfig(Settings):
     """How the network is trained; a budget in steps, not epochs."""
 
-    steps: Positive = 600
+    steps: Positive = 800
     """Optimiser updates. More helps movies of rich detail; the schedule follows."""
     time_minutes: float | None = Field(default=None, gt=0)
     """Stop after so long instead, with the schedule following the clock (not repeatable to the bit)."""
@@ -103,7 +105,7 @@ class TrainConfig(Settings):
     """Patches per step over all ranks."""
     patch_px: Positive = 128
     """Side of a training patch."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Peak learning rate."""
     loss: Loss = "l2"
     """L2 learns the mean and is right for counts; l1 and l0 are not at low dose."""

@@ -3,7 +3,8 @@
 Tensors are ``n c y x``. Nothing here knows where pixels come from: no storage, no movie, no normalisation.
 The layers are those of Table 2 of Lehtinen et al., "Noise2Noise", ICML 2018 (arXiv:1803.04189), with the
 widths scaled by ``width / 48``: all convolutions 3 x 3, leaky ReLU 0.1, the last one linear, no norm layers
-(a norm over a tile would make tiles disagree).
+(a norm over a tile would make tiles disagree). With ``fold: 2`` the same network works at half the resolution,
+each 2 x 2 pixels being four channels of its input and of its output: a quarter of the work for the same width.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ from torch import Tensor, nn
 from n2n_pipeline.config import NetworkConfig
 
 LEAK = 0.1
-FIRST_OUTPUT = 0.1
-"""Share of He's initial weights that the last layer starts with: training from near the mean saves it a third of
-a decibel after 600 steps, against starting from a random image."""
 PAPER_NETWORK = NetworkConfig()
-CPU_NETWORK = NetworkConfig(width=24)
-"""What two cores can train in minutes."""
+CPU_NETWORK = NetworkConfig(width=36, depth=4, fold=2)
+"""What two cores can train in minutes: at half the resolution, with the pixels folded into channels."""
 
 
 class Reach(NamedTuple):
@@ -48,27 +46,27 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         width, depth = config.width, config.depth
-        self.enter = _conv(config.in_channels, width)
+        channels = config.in_channels * config.fold**2
+        self.enter = _conv(channels, width)
         self.encoders = nn.ModuleList(_conv(width, width) for _ in range(depth))
-        self.bottom = _conv(width, width)
+        # The student project's network goes up from its lowest level without an activation there.
+        self.bottom = _conv(width, width)[: 1 if config.kind == "unet-transpose" else 2]
         self.decoders = nn.ModuleList()
         below = width
         for level in range(depth, 0, -1):
-            skip = config.in_channels if level == 1 else width
+            skip = channels if level == 1 else width
             middle, out = (2 * width, 2 * width) if level > 1 else (4 * width // 3, 2 * width // 3)
             self.decoders.append(_Decoder(below, skip, (middle, out), config.kind == "unet-transpose"))
             below = out
-        self.leave = nn.Conv2d(below, 1, 3, padding=1)
+        self.leave = nn.Conv2d(below, config.fold**2, 3, padding=1)
         self.apply(_initialise)
-        with torch.no_grad():
-            self.leave.weight *= FIRST_OUTPUT
 
     def forward(self, image: Tensor) -> Tensor:
         """Denoise ``(n, c, y, x)`` into ``(n, 1, y, x)`` float32.
 
         The last layer runs in float32 under autocast too: bfloat16 has too few digits for an image.
         """
-        image = as_channels_last(image)
+        image = as_channels_last(nn.functional.pixel_unshuffle(image, self.config.fold))
         skips = [image]
         features = self.enter(image)
         for encoder in self.encoders:
@@ -78,7 +76,8 @@ class UNet(nn.Module):
         for decoder in self.decoders:
             features = decoder(features, skips.pop())
         with torch.autocast(features.device.type, enabled=False):
-            return self.leave(features.to(self.leave.weight.dtype))  # type: ignore[no-any-return]
+            folded = self.leave(features.to(self.leave.weight.dtype))
+        return nn.functional.pixel_shuffle(folded, self.config.fold)
 
 
 class _Decoder(nn.Module):
@@ -107,6 +106,15 @@ def _initialise(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def predict_mean(network: UNet) -> None:
+    """Let an untrained network begin by predicting the mean everywhere.
+
+    Random weights predict noise of the input's size, a hundred times the variance of a faint signal; not having to
+    unlearn it is worth a third of a decibel after 600 steps.
+    """
+    nn.init.zeros_(network.leave.weight)
+
+
 def as_channels_last(images: Tensor) -> Tensor:
     """Return the same pixels laid out with the channel last in memory, also when there is only one.
 
@@ -119,7 +127,7 @@ def as_channels_last(images: Tensor) -> Tensor:
 
 def stride(config: NetworkConfig) -> int:
     """Return what the sides of an input, and the origins of tiles, must be multiples of, in px."""
-    return 1 << config.depth
+    return config.fold << config.depth
 
 
 def reach(config: NetworkConfig, first: int, last: int) -> Reach:
@@ -135,7 +143,8 @@ def reach(config: NetworkConfig, first: int, last: int) -> Reach:
     >>> reach(NetworkConfig(), 0, 31)
     Reach(first=-128, last=159)
     """
-    return _reach_decoder(config, 1, Reach(first - 1, last + 1))
+    folded = _reach_decoder(config, 1, Reach(first // config.fold - 1, last // config.fold + 1))
+    return Reach(folded.first * config.fold, (folded.last + 1) * config.fold - 1)
 
 
 def receptive_field(config: NetworkConfig) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from n2n_pipeline.config import NetworkConfig
-from n2n_pipeline.model import UNet, as_channels_last, exact_halo, reach, receptive_field, stride
+from n2n_pipeline.model import UNet, as_channels_last, exact_halo, predict_mean, reach, receptive_field, stride
 
 KINDS = ("unet", "unet-transpose")
 
@@ -32,9 +32,9 @@ def test_the_student_projects_network_has_its_number_of_parameters():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_gradients_reach_as_far_as_was_computed_and_no_further(kind, depth):
-    config = NetworkConfig(kind=kind, width=3, depth=depth)
+@pytest.mark.parametrize(("depth", "fold"), [(1, 1), (2, 1), (3, 1), (2, 2), (1, 4)])
+def test_gradients_reach_as_far_as_was_computed_and_no_further(kind, depth, fold):
+    config = NetworkConfig(kind=kind, width=3, depth=depth, fold=fold)
     step = stride(config)
     size = 16 * step
     first = 8 * step
@@ -47,8 +47,9 @@ def test_gradients_reach_as_far_as_was_computed_and_no_further(kind, depth):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_crop_with_the_exact_halo_gives_the_same_pixels_as_the_whole(kind):
-    config = NetworkConfig(kind=kind, width=3, depth=2)
+@pytest.mark.parametrize("fold", [1, 2])
+def test_a_crop_with_the_exact_halo_gives_the_same_pixels_as_the_whole(kind, fold):
+    config = NetworkConfig(kind=kind, width=3, depth=2, fold=fold)
     torch.manual_seed(0)
     network, step, halo = UNet(config), stride(config), exact_halo(config)
     image = torch.rand(1, 1, 4 * halo, 4 * halo)
@@ -75,3 +76,11 @@ def test_output_is_float32_under_autocast():
     network = UNet(NetworkConfig(width=3, depth=1))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(torch.rand(1, 1, 8, 8)).dtype == torch.float32
+
+
+def test_an_untrained_network_can_begin_with_the_mean():
+    network = UNet(NetworkConfig(width=3, depth=1, fold=2))
+    image = torch.rand(1, 1, 8, 8)
+    assert network(image).abs().max() > 0
+    predict_mean(network)
+    assert network(image).abs().max() == 0

@@ -14,7 +14,7 @@ from n2n_pipeline.config import RunConfig
 from n2n_pipeline.device import choose_device, set_threads, tune_allocator
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import write_atomically
-from n2n_pipeline.model import UNet
+from n2n_pipeline.model import UNet, predict_mean
 from n2n_pipeline.records import Ledger, Unit
 from n2n_pipeline.settings_file import dump_settings
 from n2n_pipeline.training.distributed import Ranks, join_ranks
@@ -148,6 +148,7 @@ def _start_network(plan: TrainingPlan, config: RunConfig, device: torch.device) 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             network = UNet(plan.network)
+            predict_mean(network)
     return place_network(network, device).train()
 
 
