@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.pictures import contrast_limits
+from n2n_pipeline.pictures import Limits, contrast_limits
 from n2n_pipeline.store import MovieStore, open_store
 
 LOOPBACK = "127.0.0.1"
 COPY_BYTES = 2**20
+PANEL_PX = 600  # of the screen, for a whole frame
+PLAYBACK_FPS = 10
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 SHADER = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }"
 
@@ -129,29 +131,33 @@ def _import_neuroglancer() -> Any:
 
 
 def _fill_state(neuroglancer: Any, state: Any, movies: Mapping[str, MovieStore], files_url: str) -> None:
-    """Lay the stores out in a row, at the middle of the first one, with the wheel moving through time."""
+    """Lay the stores out in a row, in the middle of the first one; the keys ``[`` and ``]`` move through time."""
     first = next(iter(movies.values())).info
-    pixel_m = (first.pixel_size or 1.0) * 1e-10
-    frame_s = first.frame_time or 1.0
-    state.dimensions = neuroglancer.CoordinateSpace(
-        names=["x", "y", "t"], units=["m", "m", "s"], scales=[pixel_m, pixel_m, frame_s]
-    )
     n_frames, height, width = first.shape
+    length, time = (first.pixel_size or 1e10) * 1e-10, first.frame_time or 1.0
+    metre, second = "m" if first.pixel_size else "", "s" if first.frame_time else ""
+    state.dimensions = neuroglancer.CoordinateSpace(
+        names=["x", "y", "t"], units=[metre, metre, second], scales=[length, length, time]
+    )
+    state.display_dimensions = ["x", "y"]
     state.position = [width / 2, height / 2, n_frames // 2 + 0.5]
-    state.cross_section_scale = max(height, width) / 700  # px of the movie per px of the screen
+    state.cross_section_scale = max(height, width) / PANEL_PX
+    state.velocity["t"] = neuroglancer.DimensionPlaybackVelocity(
+        velocity=PLAYBACK_FPS, at_boundary="loop", paused=True
+    )
+    state.show_axis_lines = state.show_default_annotations = False
     for name, movie in movies.items():
-        low, high = _middle_range(movie)
         state.layers[name] = neuroglancer.ImageLayer(
             source=f"{files_url}/{name}/|zarr3:",
             shader=SHADER,
-            shader_controls={"normalized": {"range": [low, high]}},
+            shader_controls={"normalized": {"range": list(_middle_limits(movie))}},
         )
     panels = [neuroglancer.LayerGroupViewer(layers=[name], layout="xy") for name in movies]
     state.layout = neuroglancer.row_layout(panels)
 
 
-def _middle_range(movie: MovieStore) -> tuple[float, float]:
-    """Contrast for a store: percentiles of a part of its middle frame."""
+def _middle_limits(movie: MovieStore) -> Limits:
+    """Choose contrast for a store from the middle of its middle frame."""
     n_frames, height, width = movie.info.shape
     rows = slice(max(height // 2 - 512, 0), height // 2 + 512)
     cols = slice(max(width // 2 - 512, 0), width // 2 + 512)

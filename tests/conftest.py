@@ -73,3 +73,24 @@ def example_movies() -> Path:
     if not folder:
         pytest.skip("N2N_DATA, a folder of example movies, is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A headless Chromium of its own, that notes what its pages say and ask for."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    flags = (
+        "headless=new no-sandbox disable-quic no-first-run disable-background-networking disable-component-update"
+    )
+    drawing = "disable-sync hide-scrollbars use-angle=swiftshader enable-unsafe-swiftshader ignore-gpu-blocklist"
+    for flag in f"{flags} {drawing} window-size=1280,800 user-data-dir={tmp_path / 'profile'}".split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.get("about:blank")
+    driver.get_log("performance")
+    yield driver
+    driver.quit()

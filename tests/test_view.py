@@ -1,10 +1,13 @@
 """Stores are served to this machine alone, byte for byte, and to no other page."""
 
 import http.client
+import io
+import time
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from n2n_pipeline.errors import ExitCode, InputError
@@ -106,3 +109,26 @@ def test_without_neuroglancer_the_remedy_is_named(stores, monkeypatch):
     with pytest.raises(InputError, match=r"pip install 'n2n-pipeline\[view\]'") as caught, serve([stores[0]]):
         pass
     assert caught.value.code == ExitCode.UNAVAILABLE
+
+
+@pytest.mark.browser
+def test_the_viewer_shows_raw_and_denoised_side_by_side(stores, browser):
+    pytest.importorskip("neuroglancer")
+    with serve([stores[1]]) as viewing:
+        assert urlsplit(viewing.url).hostname == "127.0.0.1"
+        browser.get(viewing.url)
+        until = time.monotonic() + 60
+        while time.monotonic() < until and min(spread := _halves(browser)) < 20:
+            time.sleep(1)
+        assert min(spread) >= 20, "one of the two images never appeared"
+        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert [entry["message"] for entry in errors if "favicon" not in entry["message"]] == []
+
+
+def _halves(browser):
+    """Measure how much the middles of the left and right half of the window vary, in grey levels."""
+    with PIL.Image.open(io.BytesIO(browser.get_screenshot_as_png())) as image:
+        grey = np.asarray(image.convert("L")).astype(float)
+    height, width = grey.shape
+    middle = slice(height // 4, 3 * height // 4)
+    return [grey[middle, part].std() for part in (slice(50, width // 2 - 50), slice(width // 2 + 50, width - 50))]

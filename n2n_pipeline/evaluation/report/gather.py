@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.files import read_json
+from n2n_pipeline.settings_file import load_settings
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.sources.movie import MovieSource
 from n2n_pipeline.store import MovieStore, open_store
@@ -79,20 +79,20 @@ def gather(output: Path) -> Run:
     run.window = _read(run, folder / "window.json", "The choice of window", f"sweep {_word(movie)}", _read_json)
     _gather_model(run, _made_from(run, "model") or folder / "model")
     run.metrics = _read(run, folder / "metrics.json", "The checks", f"evaluate {_word(store)}", _read_json)
-    run.timings = _read_json(folder / "timings.json") if (folder / "timings.json").is_file() else {}
+    run.timings = read_json(folder / "timings.json") or {}
     run.truth = _find_truth(run)
     return run
 
 
 def _gather_model(run: Run, model: Path) -> None:
-    folder = model if model.is_dir() else model.parent
+    folder = model.parent if model.is_file() else model
     if not (folder / "weights.safetensors").is_file():
         command = f"n2n-pipeline train {_word(run.folder / 'movie.zarr')} -o {_word(folder)}"
         run.missing.append(Missing("The network", f"{folder.name} holds no weights.safetensors", command))
         return
     run.model = folder
     run.training = _read(run, folder / "metrics.csv", "The training curve", None, read_columns) or {}
-    run.config = _read(run, folder / "config.yaml", "The settings", None, _read_yaml) or {}
+    run.config = _read(run, folder / "config.yaml", "The settings", None, _read_settings) or {}
 
 
 def _open(run: Run, path: Path, what: str, command: str) -> MovieStore | None:
@@ -113,7 +113,7 @@ def _read(run: Run, path: Path, what: str, command: str | None, reader: Callable
         if path.stat().st_size > LARGEST_RECORD:
             raise ValueError("too large")
         return reader(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, InputError) as error:
         run.missing.append(Missing(what, f"{path.name} cannot be read: {error}", remedy))
         return {}
 
@@ -125,11 +125,8 @@ def _read_json(path: Path) -> Json:
     return value
 
 
-def _read_yaml(path: Path) -> Json:
-    value = yaml.safe_load(path.read_text("utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("not a mapping")
-    return value
+def _read_settings(path: Path) -> Json:
+    return load_settings(path).model_dump(mode="json", exclude_none=True)
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:

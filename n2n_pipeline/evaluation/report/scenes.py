@@ -128,10 +128,12 @@ def _read_average(run: Run, movie: CorrectedMovie, t: int, region: Region) -> Im
 
 
 def _read_truth(run: Run, truth: MovieSource, t: int, region: Region) -> Image | None:
-    if run.movie is None or truth.info.shape != run.movie.info.shape:
-        return None
-    first, there = in_movie(run, t, region)
-    image: Image = truth.read_frames(first, first + 1)[0][there].astype(np.float64)
+    """Read the truth of the shown frame; it may be that of the whole movie, or of the part that was denoised."""
+    if truth.info.shape != main_store(run).info.shape:
+        t, region = in_movie(run, t, region)
+        if run.movie is None or truth.info.shape != run.movie.info.shape:
+            return None
+    image: Image = truth.read_frames(t, t + 1)[0][region].astype(np.float64)
     return image
 
 
