@@ -299,7 +299,3 @@ def test_the_demo_ends_with_a_report_and_a_picture(n2n_pipeline, tmp_path):
     ]
     assert (tmp_path / "demo" / "before_after.png").read_bytes().startswith(b"\x89PNG")
     assert "snr_db" in json.loads((tmp_path / "demo" / "metrics.json").read_text())
-
-
-def test_the_example_settings_of_the_demo_are_what_the_demo_uses():
-    assert load_settings(Path(__file__).parent.parent / "configs" / "demo.yaml") == RunConfig()
