@@ -32,32 +32,42 @@ class RunLock:
 
     def acquire(self) -> None:
         """Take the lock, over a dead owner if need be; raises InputError naming a living one."""
-        while True:
+        while self._descriptor < 0:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-            free = _flock(descriptor)
-            owner = read_json(self.path)
-            if free is False or (owner and not _is_stale(owner, free)):
-                os.close(descriptor)
-                raise InputError(
-                    self.store,
-                    f"in use by {_describe(owner)}",
-                    f"wait for it, or delete {self.path} if it is no more",
-                    ExitCode.CANNOT_CREATE,
-                )
-            if self.path.exists() and os.fstat(descriptor).st_ino == self.path.stat().st_ino:
-                break
-            os.close(descriptor)  # its owner has just removed it
+            try:
+                if self._claim(descriptor):
+                    self._descriptor = descriptor
+            finally:
+                if self._descriptor < 0:
+                    os.close(descriptor)
+
+    def release(self) -> None:
+        """Let go; the file is removed first, while it is still locked."""
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _claim(self, descriptor: int) -> bool:
+        """Make an open lock file ours; False if its owner has just removed it."""
+        free = _flock(descriptor)
+        owner = read_json(self.path)
+        if free is False or (owner and not _is_stale(owner, free)):
+            raise InputError(
+                self.store,
+                f"in use by {_describe(owner)}",
+                f"wait for it, or delete {self.path} if it is no more",
+                ExitCode.CANNOT_CREATE,
+            )
+        if not self.path.exists() or os.fstat(descriptor).st_ino != self.path.stat().st_ino:
+            return False
         if owner:
             _log.warning("%s: taking over from %s, which is no more", self.store, _describe(owner))
         me = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
         os.truncate(descriptor, 0)
         os.write(descriptor, to_json(me).encode())
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Let go; the file is removed first, while it is still locked."""
-        self.path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        return True
 
 
 def _flock(descriptor: int) -> bool | None:

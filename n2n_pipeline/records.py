@@ -236,7 +236,8 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        with one_line_errors(self.store):
+            self._lock.release()
         if isinstance(error, OSError):
             raise one_line(self.store, error) from error
 

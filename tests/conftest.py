@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from faults import in_memory
 
 from n2n_pipeline.progress import set_quiet
 
@@ -94,3 +96,10 @@ def browser(tmp_path):
     driver.get_log("performance")
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of memory, for tests that flush thousands of times; an ordinary one elsewhere."""
+    with TemporaryDirectory(dir=in_memory() or tmp_path) as folder:
+        yield Path(folder)
