@@ -14,6 +14,7 @@ from n2n_pipeline.evaluation.measure import (
     Motion,
     Pattern,
     Residuals,
+    Seams,
     measure_agreement,
     measure_camera,
     measure_detail,
@@ -40,7 +41,6 @@ from n2n_pipeline.evaluation.verdicts import (
     judge_seams,
     worst,
 )
-from n2n_pipeline.metrics.artefacts import Seam
 from n2n_pipeline.metrics.bootstrap import Interval
 from n2n_pipeline.metrics.frc import TrueCorrelation
 from n2n_pipeline.metrics.noise import Independence
@@ -58,7 +58,7 @@ class Figures(NamedTuple):
     camera: Camera
     independence: Independence | None
     pattern: Pattern | None
-    seams: list[Seam]
+    seams: Seams
     motion: Motion
 
 
@@ -150,8 +150,9 @@ def write_figures(figures: Figures, pixel_size: float | None) -> Json:
         else _rounded({**pattern.found._asdict(), "share": pattern.share}),
         "seams": [
             {"axis": seam.axis, "position_px": seam.position, "excess": _number(seam.excess)}
-            for seam in figures.seams
+            for seam in figures.seams.lines
         ],
+        "tile_border_excess": _number(figures.seams.tile_excess),
         "motion": _rounded(figures.motion._asdict()),
     }
 

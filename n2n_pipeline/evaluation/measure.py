@@ -15,10 +15,11 @@ from n2n_pipeline.evaluation.samples import (
     Place,
     Sample,
     Subject,
+    read_frames,
     read_halves_in_time,
-    read_odd_frames,
 )
-from n2n_pipeline.metrics.artefacts import Seam, find_seams
+from n2n_pipeline.geometry import plan_tiles
+from n2n_pipeline.metrics.artefacts import Seam, find_seams, seam_metric
 from n2n_pipeline.metrics.bootstrap import Interval
 from n2n_pipeline.metrics.frc import TrueCorrelation, correlation_with_signal
 from n2n_pipeline.metrics.motion import displacement
@@ -200,11 +201,13 @@ class Camera(NamedTuple):
 
 
 def measure_camera(subject: Subject, sample: Sample) -> Camera:
-    """Fit the noise of the odd frames of a window against the denoised even half."""
-    frames = read_odd_frames(subject, sample.place)
-    if len(frames) < 2:
-        frames = np.stack(sample.raw)  # a window of two: each half is one frame
-    level = sample.denoised[0]
+    """Fit the noise of each half's frames against the other half, denoised."""
+    even, odd = read_frames(subject, sample.place)
+    if min(len(even), len(odd)) < 2:
+        even, odd = np.concatenate([even, odd]), np.concatenate([odd, even])  # a window of two or three frames
+    length = min(len(even), len(odd))
+    frames = np.concatenate([odd[:length], even[:length]], axis=1)
+    level = np.concatenate(sample.denoised)
     return Camera(photon_transfer(frames, level), photon_transfer(frames, level, side=CHARGE_BIN_PX))
 
 
@@ -283,11 +286,26 @@ def measure_agreement(samples: Sequence[Sample]) -> Agreement:
     return Agreement(difference, finite, float(np.nanmean(stored) - raw.mean()) / spread)
 
 
-def measure_seams(places: Sequence[Place], subject: Subject) -> list[Seam]:
+class Seams(NamedTuple):
+    """Where the output jumps along a line from edge to edge."""
+
+    lines: list[Seam]
+    """The strongest first."""
+    tile_excess: float
+    """Relative excess of the steps across the borders of the tiles that were used; 0 where there was one tile."""
+
+
+def measure_seams(places: Sequence[Place], subject: Subject) -> Seams:
     """Look for seams in whole stored frames: three small ones, one large one, or a strip of a montage."""
     _, height, width = subject.output.info.shape
-    first = subject.part[0].start
+    first, *origin = (part.start for part in subject.part)
     rows = slice(0, min(height, max(SEAM_PIXELS // width, REGION_PX)))
     chosen = places[:3] if 4 * height * width <= SEAM_PIXELS else places[:1]
     frames = [subject.output.read(slice(p.t - first, p.t - first + 1), rows)[0] for p in chosen]
-    return find_seams(np.nan_to_num(np.stack(frames).astype(np.float32)))
+    images = np.nan_to_num(np.stack(frames).astype(np.float32))
+    plan = plan_tiles(subject.inputs.shape, subject.tiling, subject.part[1:])
+    excess = [
+        seam_metric(images, axis, [span.core.start - start for span in spans[1:]])
+        for axis, spans, start in zip((1, 2), (plan.rows, plan.columns), origin, strict=True)
+    ]
+    return Seams(find_seams(images), max(excess))

@@ -239,13 +239,13 @@ def _average(source: ShiftedFrames, t: int, members: list[int]) -> Floats:
     return np.where(count == len(members), total / len(members), np.nan).astype(np.float32)
 
 
-def read_odd_frames(subject: Subject, place: Place) -> Floats:
-    """Read the frames of the odd half one by one, at the place's position; ``(n, y, x)``, NaN where invalid."""
+def read_frames(subject: Subject, place: Place) -> tuple[Floats, Floats]:
+    """Read the frames of both halves one by one, where the place is: ``(n, y, x)`` each, NaN where invalid."""
     members = window_frames(subject.n_frames, place.t, subject.inputs.window)
     is_even = split_window(len(members), "balanced", (place.t,))
-    odd = [frame for frame, even in zip(members, is_even, strict=True) if not even]
-    source = _shifted(subject, place, range(odd[0], odd[-1] + 1))
-    return np.stack([_average(source, place.t, [frame]) for frame in odd])
+    source = _shifted(subject, place, range(members[0], members[-1] + 1))
+    frames = np.stack([_average(source, place.t, [frame]) for frame in members])
+    return frames[is_even], frames[~is_even]
 
 
 class CameraFrames(NamedTuple):

@@ -10,24 +10,36 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Motion, Pattern, Residuals
-from n2n_pipeline.metrics.artefacts import Seam
+from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Motion, Pattern, Residuals, Seams
 from n2n_pipeline.metrics.frc import TrueCorrelation
 from n2n_pipeline.metrics.noise import Independence
 
 Level = Literal["pass", "look", "fail"]
 _ORDER: tuple[Level, ...] = ("pass", "look", "fail")
 
-WORSE = 1.15
-"""A network whose error is so many times the best Gaussian filter's is no use."""
-CONTRAST_LOOK, CONTRAST_FAIL = 0.15, 0.5
-DEPENDENT_Z, DEPENDENT_LOOK, DEPENDENT_FAIL = 5.0, 0.02, 0.2
-PATTERN_LOOK, PATTERN_FAIL = 0.1, 1.0
-STRUCTURE_LOOK, LEAK_LOOK = 0.05, 0.05
+# Where a check begins to say ``look``, and ``fail``.
+WORSE = (1.0, 1.5)
+"""Mean squared error over that of the best Gaussian filter."""
+CONTRAST = (0.15, 0.5)
+"""Distance from 1 of the whole interval of the contrast."""
 VAGUE = 0.4
+"""An interval of the contrast so wide says little."""
+STRUCTURE = 0.05
+"""Correlation of the residual with the output, or with its own neighbours beyond the camera's."""
+DEPENDENT_Z = 5.0
+DEPENDENT = (0.02, 0.2)
+"""Correlation of successive frames, if it is so many standard errors beyond chance."""
+PATTERN = (0.1, 1.0)
+"""Variance of a fixed pattern over that of the noise in the window average."""
+LEFT_OVER = (0.7, 1.5)
+"""Least and largest variance of the residual over what the camera's noise predicts."""
+SEAM_FAIL = 1.0
+"""Excess of the jumps along a seam."""
 MOVED_PX = 1.0
-DISAGREES_LOOK, DISAGREES_FAIL = 0.05, 0.2
-OFFSET_LOOK, OFFSET_FAIL = 0.1, 0.5
+DIFFERS = (0.05, 0.2)
+"""Root mean square difference of stored and fresh output, over the output's standard deviation."""
+OFFSET = (0.1, 0.5)
+"""Difference of mean brightness, over the output's standard deviation."""
 
 
 class Verdict(NamedTuple):
@@ -66,27 +78,24 @@ def judge_error(errors: Errors | None, steps: int) -> Verdict:
         )
         return Verdict("error", "look", text)
     rival = f"a Gaussian filter of {errors.gaussian_px:g} px" if errors.gaussian_px else "the plain average"
-    ratio = errors.output.value / max(errors.gaussian.value, 1e-30)
-    if errors.excess.low > 0 and ratio > WORSE:
+    ratio = errors.output.value / max(errors.gaussian.value, errors.gaussian.high / 4, 1e-30)
+    if errors.excess.low > 0 and ratio > WORSE[1]:
         text = (
             f"The network (trained for {steps} steps) is worse than {rival}: its mean squared error is "
             f"{ratio:.2g} times as large. Do not use this output; train longer, or on more of the movie."
         )
         return Verdict("error", "fail", text)
-    if errors.excess.high >= 0 or errors.gaussian.value <= 0:
+    if errors.excess.high >= 0 or ratio > WORSE[0]:
         text = (
-            f"The network is no better than {rival} on the window average ({ratio:.2f} times its error): "
-            "this movie leaves little to gain, or the network needs more training. Compare both before "
-            "drawing conclusions."
+            f"The network is no better than {rival} on the window average ({max(ratio, 0.0):.2f} times its "
+            "error): this movie leaves little to gain, or the network needs more training. Compare both "
+            "before drawing conclusions."
         )
         return Verdict("error", "look", text)
-    if errors.output.value <= 0:
-        text = f"The error is too small to be measured on this movie, and below that of {rival}."
-        return Verdict("error", "pass", text)
-    gain = -10 * np.log10(ratio)
+    gain = f"{-10 * np.log10(ratio):.1f} dB" if ratio > 0.01 else "more than 20 dB"
     text = (
-        f"The error of the output is {gain:.1f} dB below that of {rival}, the best that plain smoothing of "
-        "the window average does, measured on frames that the network was not given."
+        f"The error of the output is {gain} below that of {rival}, the best that plain smoothing of the "
+        "window average does, measured against frames that were kept out of what the network was given."
     )
     return Verdict("error", "pass", text)
 
@@ -136,17 +145,17 @@ def judge_contrast(residuals: Residuals) -> Verdict:
     """Ask whether contrast is right: the raw half that the network did not see, over the output."""
     slope = residuals.calibration.slope
     outside = max(slope.low - 1, 1 - slope.high)  # how far the whole interval is from 1
-    level: Level = "fail" if outside > CONTRAST_FAIL else "look"
-    if outside > CONTRAST_LOOK and slope.value > 1:
+    level: Level = "fail" if outside > CONTRAST[1] else "look"
+    if outside > CONTRAST[0] and slope.value > 1:
         text = (
             f"The output is too flat: the object is {slope.value:.2f} times as strong in the raw data. Train "
             "longer, and measure intensities in the window average."
         )
         return Verdict("contrast", level, text)
-    if outside > CONTRAST_LOOK:
+    if outside > CONTRAST[0]:
         text = (
             f"The output is too strong: only {slope.value:.2f} of its contrast is in the raw half that the "
-            "network did not see, so it copies noise or invents structure. Use more data or fewer steps."
+            "network was not given, so it copies noise or invents structure. Train longer, or on more data."
         )
         return Verdict("contrast", level, text)
     interval = f"{slope.value:.2f}, 95 % interval {slope.low:.2f} to {slope.high:.2f}"
@@ -160,7 +169,7 @@ def judge_contrast(residuals: Residuals) -> Verdict:
 def judge_residual(residuals: Residuals) -> Verdict:
     """Ask whether structure of the object has leaked into what the network took away."""
     leak, left = residuals.leakage, residuals.structure_left
-    if left > STRUCTURE_LOOK or max(leak.low, -leak.high) > LEAK_LOOK:
+    if max(left, leak.low, -leak.high) > STRUCTURE:
         text = (
             "What the network took away holds structure of the object (correlation with the output "
             f"{leak.value:+.2f}; {left:.2f} between neighbouring pixels beyond the camera's). Look for its "
@@ -180,7 +189,7 @@ def judge_halves(independence: Independence | None) -> Verdict:
         text = "The movie has fewer than 4 frames, so it cannot be tested whether their noise is independent."
         return Verdict("halves", "look", text)
     strength = abs(independence.lag_two)
-    if abs(independence.z) <= DEPENDENT_Z or strength <= DEPENDENT_LOOK:
+    if abs(independence.z) <= DEPENDENT_Z or strength <= DEPENDENT[0]:
         text = f"The noise of successive frames is independent (correlation {independence.lag_two:+.3f})."
         return Verdict("halves", "pass", text)
     text = (
@@ -188,14 +197,14 @@ def judge_halves(independence: Independence | None) -> Verdict:
         "interpolated frames or fast motion. The network may keep part of the noise; use raw frames, or "
         "group frames at ingest."
     )
-    return Verdict("halves", "fail" if strength > DEPENDENT_FAIL else "look", text)
+    return Verdict("halves", "fail" if strength > DEPENDENT[1] else "look", text)
 
 
 def judge_pattern(pattern: Pattern | None, has_references: bool) -> Verdict:
     """Ask whether a pattern of the camera is in both halves, where the network would keep it."""
     if pattern is None:
         return Verdict("fixed_pattern", "look", "One frame cannot tell a pattern of the camera from the object.")
-    if pattern.found.z <= DEPENDENT_Z or pattern.share <= PATTERN_LOOK:
+    if pattern.found.z <= DEPENDENT_Z or pattern.share <= PATTERN[0]:
         text = "No pattern of the camera that matters beside the noise is left in the frames."
         return Verdict("fixed_pattern", "pass", text)
     remedy = "check that dark and gain reference belong to it" if has_references else "give --dark and --gain"
@@ -204,14 +213,14 @@ def judge_pattern(pattern: Pattern | None, has_references: bool) -> Verdict:
         f"frame, and the network keeps it: ingest the movie again and {remedy}. Until then pixel-sized "
         "detail means nothing."
     )
-    return Verdict("fixed_pattern", "fail" if pattern.share > PATTERN_FAIL else "look", text)
+    return Verdict("fixed_pattern", "fail" if pattern.share > PATTERN[1] else "look", text)
 
 
 def judge_camera(camera: Camera, residuals: Residuals) -> Verdict:
     """Ask whether the noise behaves as a camera's, and whether what is left over is noise of that strength."""
     binned, ratio = camera.binned, residuals.variance_ratio
     known = binned.gain > 2 * binned.gain_error
-    if known and not 0.7 < ratio < 1.5:
+    if known and not LEFT_OVER[0] < ratio < LEFT_OVER[1]:
         cause = "signal was missed" if ratio > 1 else "the halves are not independent"
         text = (
             f"What the network leaves over varies {ratio:.2f} times as much as the camera's noise: {cause}. "
@@ -229,17 +238,18 @@ def judge_camera(camera: Camera, residuals: Residuals) -> Verdict:
     return Verdict("camera", "pass", text)
 
 
-def judge_seams(seams: Sequence[Seam]) -> Verdict:
+def judge_seams(seams: Seams) -> Verdict:
     """Ask whether tiles show."""
-    if not seams:
+    lines = seams.lines
+    if not lines:
         return Verdict("seams", "pass", "No seams run through the output.")
-    seam, line = seams[0], "row" if seams[0].axis == "y" else "column"
-    more = f" and {len(seams) - 1} more" if len(seams) > 1 else ""
+    seam, line = lines[0], "row" if lines[0].axis == "y" else "column"
+    more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
     text = (
         f"A seam runs along {line} {seam.position}{more} (jumps {seam.excess:.0%} larger than beside it): "
         "denoise again with --set denoise.tile.halo_px=exact, or check the camera for a line there."
     )
-    return Verdict("seams", "fail" if seam.excess > 1 else "look", text)
+    return Verdict("seams", "fail" if seam.excess > SEAM_FAIL else "look", text)
 
 
 def judge_motion(motion: Motion) -> Verdict:
@@ -261,18 +271,18 @@ def judge_agreement(agreement: Agreement) -> Verdict:
     """Ask whether the stored output is what this network makes of this movie, at the movie's brightness."""
     if not agreement.finite:
         return Verdict("output", "fail", "The output holds pixels that are not numbers: denoise again.")
-    if agreement.difference > DISAGREES_LOOK:
+    if agreement.difference > DIFFERS[0]:
         text = (
             "The output is not what this model makes of this movie (it differs by "
             f"{agreement.difference:.0%} of its contrast): the movie, its shifts, the model or the output "
             "were changed since. Denoise again."
         )
-        return Verdict("output", "fail" if agreement.difference > DISAGREES_FAIL else "look", text)
-    if abs(agreement.mean_offset) > OFFSET_LOOK:
+        return Verdict("output", "fail" if agreement.difference > DIFFERS[1] else "look", text)
+    if abs(agreement.mean_offset) > OFFSET[0]:
         text = (
             f"The output is {'brighter' if agreement.mean_offset > 0 else 'darker'} than the movie, by "
             f"{abs(agreement.mean_offset):.0%} of its contrast: train longer before measuring intensities."
         )
-        return Verdict("output", "fail" if abs(agreement.mean_offset) > OFFSET_FAIL else "look", text)
+        return Verdict("output", "fail" if abs(agreement.mean_offset) > OFFSET[1] else "look", text)
     text = "The output is what this model makes of this movie, and has the movie's mean brightness."
     return Verdict("output", "pass", text)

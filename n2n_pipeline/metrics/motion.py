@@ -26,7 +26,7 @@ def displacement(first: Floats, second: Floats, finest: float = 0.08, largest_px
     Returns
     -------
     tuple of float
-        ``(dy, dx)`` px, to be added to a position in ``first`` to find it in ``second``.
+        ``(dy, dx)`` px, to be added to a position in ``first`` to find it in ``second``; 0 without structure.
 
     References
     ----------
@@ -41,6 +41,8 @@ def displacement(first: Floats, second: Floats, finest: float = 0.08, largest_px
     reach = min(largest_px, min(first.shape) // 2 - 2)
     lags = np.arange(-reach - 1, reach + 2)
     near = correlation[np.ix_(lags, lags)]
+    if not near.any():
+        return 0.0, 0.0
     y, x = (1 + int(i) for i in np.unravel_index(np.argmax(near[1:-1, 1:-1]), (2 * reach + 1, 2 * reach + 1)))
     dy = lags[y] + _vertex(near[y - 1, x], near[y, x], near[y + 1, x])
     dx = lags[x] + _vertex(near[y, x - 1], near[y, x], near[y, x + 1])

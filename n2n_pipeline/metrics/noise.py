@@ -17,7 +17,7 @@ class PhotonTransfer(NamedTuple):
     """The line ``variance = gain · mean + read variance``, for one frame."""
 
     gain: float
-    """Counts per electron."""
+    """Counts per electron; more where a camera does not count, and electrons leave unequal charges."""
     read_variance: float
     """Squared counts per frame; its root is the read noise. Below 0 where it is too small to tell."""
     gain_error: float

@@ -111,7 +111,9 @@ def test_the_correlation_with_the_signal_agrees_with_the_true_one(run, simulated
 
 
 def test_photon_transfer_finds_an_electron_per_count(evaluated):
-    assert evaluated["camera"]["gain_counts_per_electron"] == pytest.approx(1, abs=0.1)
+    camera = evaluated["camera"]
+    assert camera["gain_counts_per_electron"] == pytest.approx(1, abs=3 * camera["gain_error"])
+    assert camera["gain_error"] < 0.15
 
 
 def test_five_steps_of_training_fail_in_words(run):
