@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tracemalloc
 
 import mrcfile
 import numpy as np
@@ -147,6 +148,17 @@ def test_a_store_is_read_a_buffer_at_a_time(store, frames):
         assert values.nbytes * 4 <= 20_000
         copy[t : t + len(values), y : y + values.shape[1]] = values
     np.testing.assert_allclose(copy, frames[:, :44].reshape(11, 22, 2, 19, 2).mean(axis=(2, 4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["x.mrc", "x.tif"])
+def test_a_stack_is_written_in_less_memory_than_it_has_bytes(tmp_path, name):
+    still = np.broadcast_to(np.float32(1), (64, 512, 512))  # 67 MB
+    write_movie(tmp_path / "still.zarr", still)
+    tracemalloc.start()
+    export_store(tmp_path / "still.zarr", tmp_path / name)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from n2n_pipeline import __version__
 from n2n_pipeline.config import ExportConfig
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.export.selection import Block, Selection, iter_blocks
+from n2n_pipeline.files import require_space
 from n2n_pipeline.progress import progress
 from n2n_pipeline.store import MovieStore
 
@@ -26,6 +27,7 @@ IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 def write_mrc(movie: MovieStore, selection: Selection, file: Path, config: ExportConfig) -> None:
     """Write a stack of images as MRC2014, in 32- or 16-bit floats; extremes and mean go into the header last."""
     dtype = np.dtype("<f2" if config.half else "<f4")
+    require_space(file, int(np.prod(selection.shape)) * dtype.itemsize)
     header = _mrc_header(selection, movie.info.pixel_size, mode=12 if config.half else 2)
     low, high, total, squares = np.inf, -np.inf, 0.0, 0.0
     with file.open("r+b") as handle:
@@ -65,6 +67,7 @@ def write_tiff(movie: MovieStore, selection: Selection, file: Path, config: Expo
     source = movie.array.dtype.name
     dtype = np.dtype(source if source in IMAGEJ_TYPES and selection.bin == 1 else "float32").newbyteorder("<")
     size = int(np.prod(selection.shape)) * dtype.itemsize
+    require_space(file, size)
     tags = _imagej_tags if size <= IMAGEJ_BYTES else _ome_tags
     placed = tifffile.imwrite(
         file,

@@ -242,7 +242,7 @@ def test_a_table_with_holes_is_read_as_numbers(tmp_path):
 
 
 def test_a_large_noisy_movie_makes_no_larger_page(tmp_path):
-    noise = np.random.default_rng(3).normal(size=(50, 640, 700)).astype(np.float32)
+    noise = np.random.default_rng(3).normal(size=(24, 560, 600)).astype(np.float32)
     write_movie(tmp_path / "movie.zarr", noise)
     write_movie(tmp_path / "denoised.zarr", noise, provenance={"kind": "denoised", "window": 4})
     report = write_report(tmp_path)
@@ -251,7 +251,18 @@ def test_a_large_noisy_movie_makes_no_larger_page(tmp_path):
     assert len(preview["src"]) < 1.5e6
     with decode(preview["src"]) as loop:
         assert loop.n_frames > 4
-    assert "The middle 512 × 512 px of 640 × 700 px" in report.read_text()
+    assert "The middle 512 × 512 px of 560 × 600 px" in report.read_text()
+
+
+@pytest.mark.parametrize("shape", [(1, 90, 70), (2, 16, 16), (3, 24, 700)])
+def test_montages_and_tiny_and_narrow_movies_have_a_report(tmp_path, shape):
+    noise = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    write_movie(tmp_path / "movie.zarr", noise)
+    write_movie(tmp_path / "denoised.zarr", noise, provenance={"kind": "denoised", "window": 2})
+    parsed = Elements(write_report(tmp_path).read_text("utf-8"))
+    assert {"Raw frame", "Denoised"} <= {image["alt"].partition(":")[0] for image in parsed.named("img")}
+    assert "not known" in parsed.text  # the pixel size, and so no scale bar
+    assert not any(attributes.get("class") == "bar" for _, attributes in parsed.elements)
 
 
 @pytest.mark.browser

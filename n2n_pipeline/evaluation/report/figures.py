@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from n2n_pipeline.evaluation.report.scenes import (
     Scene,
     main_store,
     overview_bin,
-    read_overview,
+    overview_readers,
     spread_frames,
 )
 from n2n_pipeline.pictures import (
@@ -35,6 +35,7 @@ from n2n_pipeline.pictures import (
 PREVIEW_BYTES = 1_100_000  # as base64 it is a third more
 PREVIEW_FRAMES = 48
 PREVIEW_PX = 320
+PREVIEW_READ_PX = 2**28  # a loop of large frames has fewer of them
 PREVIEW_MS = 4000  # for the whole loop, as far as its frames can be told apart
 SHEET_FRAMES = 12
 
@@ -131,50 +132,53 @@ def page_bar(width: int, pixel_size: float | None) -> Bar | None:
 
 
 def movie_preview(run: Run, limits: Limits) -> Preview | None:
-    """Draw the movie as a loop, raw beside denoised; as many frames as the page has room for."""
-    n_frames = main_store(run).info.shape[0]
-    frames = spread_frames(n_frames, PREVIEW_FRAMES)
+    """Draw the movie as a loop, raw beside denoised; as many frames as there is room for and time to read."""
+    n_frames, height, width = main_store(run).info.shape
+    frames = spread_frames(n_frames, min(PREVIEW_FRAMES, max(SHEET_FRAMES, PREVIEW_READ_PX // (height * width))))
     if len(frames) < 2:
         return None
-    room = PREVIEW_BYTES // len(encode_animation(_preview_frames(run, frames[:1], limits)))
+    readers = overview_readers(run, PREVIEW_PX)
+    room = PREVIEW_BYTES // len(encode_animation(_preview_frames(run, readers, frames[:1], limits)))
     frames = spread_frames(n_frames, max(2, min(len(frames), room)))
-    drawn = _preview_frames(run, frames, limits)
-    height, width = drawn[0].shape
-    alt = f"The movie as a loop: {' and '.join(_names(run))}"
+    drawn = _preview_frames(run, readers, frames, limits)
+    what = " and ".join(readers)
     count = "Every frame" if len(frames) == n_frames else f"{len(frames)} of {n_frames} frames"
-    caption = f"{count}, {' and '.join(_names(run))}."
-    frame_ms = min(max(PREVIEW_MS // len(frames), 60), 400)
-    loop = data_uri(encode_animation(drawn, frame_ms), "webp")
-    still = data_uri(encode_animation(drawn[len(drawn) // 2 :][:1]), "webp")
-    return Preview(Picture(loop, alt, width, height, "", caption), Picture(still, alt, width, height))
+    loop = encode_animation(drawn, min(max(PREVIEW_MS // len(frames), 60), 400))
+    still = encode_animation([drawn[len(drawn) // 2]])
+    size = drawn[0].shape[1], drawn[0].shape[0]
+    alt = f"The movie as a loop: {what}"
+    return Preview(
+        Picture(data_uri(loop, "webp"), alt, *size, caption=f"{count}, {what}."),
+        Picture(data_uri(still, "webp"), alt, *size),
+    )
 
 
-def _names(run: Run) -> list[str]:
-    return [name for name, store in (("raw", run.movie), ("denoised", run.denoised)) if store is not None]
-
-
-def _preview_frames(run: Run, frames: Sequence[int], limits: Limits) -> list[Bytes]:
-    names, info = _names(run), main_store(run).info
+def _preview_frames(
+    run: Run, readers: Mapping[str, Callable[[int], Image]], frames: Sequence[int], limits: Limits
+) -> list[Bytes]:
+    info = main_store(run).info
     pixel_size = info.pixel_size and info.pixel_size * overview_bin(info.shape, PREVIEW_PX)
     drawn = []
-    for t, images in zip(frames, read_overview(run, frames, PREVIEW_PX), strict=True):
-        titles = [*names[:-1], f"{names[-1]}, {time_stamp(t, info.frame_time)}"]
-        panels = [Panel(image, limits, title) for image, title in zip(images, titles, strict=True)]
-        drawn.append(draw_panels(panels, pixel_size))
+    for t in frames:
+        panels = [Panel(read(t), limits, name) for name, read in readers.items()]
+        stamped = panels[-1]._replace(title=f"{panels[-1].title}, {time_stamp(t, info.frame_time)}")
+        drawn.append(draw_panels([*panels[:-1], stamped], pixel_size))
     return drawn
 
 
 def movie_sheet(run: Run, limits: Limits) -> list[Picture]:
     """Show frames spread over the movie, denoised if there is such a movie, otherwise raw."""
-    frames = spread_frames(main_store(run).info.shape[0], SHEET_FRAMES)
+    info = main_store(run).info
+    frames = spread_frames(info.shape[0], SHEET_FRAMES)
     if len(frames) < 2:
         return []
+    *_, read = overview_readers(run, PREVIEW_PX).values()
     cells = []
-    for t, images in zip(frames, read_overview(run, frames, PREVIEW_PX), strict=True):
-        grey = to_grey(images[-1], limits)
+    for t in frames:
+        grey = to_grey(read(t), limits)
         buffer = io.BytesIO()
         PIL.Image.fromarray(grey).save(buffer, "webp", quality=80)
-        stamp = time_stamp(t, main_store(run).info.frame_time)
+        stamp = time_stamp(t, info.frame_time)
         source = data_uri(buffer.getvalue(), "webp")
         cells.append(Picture(source, stamp, grey.shape[1], grey.shape[0], caption=stamp))
     return cells

@@ -5,7 +5,7 @@ Everything is in the movie's own units; what was simulated without noise is scal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,19 +174,19 @@ def overview_bin(shape: tuple[int, int, int], side: int) -> int:
     return -(-max(shape[1:]) // side)
 
 
-def read_overview(run: Run, frames: Sequence[int], side: int) -> list[tuple[Image, ...]]:
-    """Read whole frames, raw and denoised (those that exist), averaged down to at most ``side`` px."""
+def overview_readers(run: Run, side: int) -> dict[str, Callable[[int], Image]]:
+    """Return, for each store there is, a function that reads a frame averaged down to at most ``side`` px."""
     shape = main_store(run).info.shape
     size = overview_bin(shape, side)
     whole = Region(slice(0, shape[1] // size * size), slice(0, shape[2] // size * size))
-    movie = None if run.movie is None else CorrectedMovie(run.movie)
-    seen = []
-    for t in frames:
-        images = [] if movie is None else [read_raw(run, movie, t, whole)]
-        if run.denoised is not None:
-            images.append(run.denoised.read(slice(t, t + 1), *whole)[0])
-        seen.append(tuple(shrink(image, size) for image in images))
-    return seen
+    readers: dict[str, Callable[[int], Image]] = {}
+    if run.movie is not None:
+        movie = CorrectedMovie(run.movie)
+        readers["raw"] = lambda t: shrink(read_raw(run, movie, t, whole), size)
+    if run.denoised is not None:
+        denoised = run.denoised
+        readers["denoised"] = lambda t: shrink(denoised.read(slice(t, t + 1), *whole)[0], size)
+    return readers
 
 
 def shrink(image: Image, size: int) -> Image:

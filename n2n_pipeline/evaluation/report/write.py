@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from n2n_pipeline.evaluation.report.plots import draw_plots
 from n2n_pipeline.evaluation.report.scenes import central_region, main_store, read_scene, used_window
 from n2n_pipeline.files import one_line_errors, write_atomically
 
+_log = logging.getLogger(__name__)
+
 CUTS = tuple(range(0, 101, 2))
 """Where the slider's divider can stand, in per cent."""
 
@@ -59,6 +62,8 @@ def write_report(output: Path, report: Path | None = None) -> Path:
     """
     run = gather(output)
     target = report or run.folder / "report.html"
+    for part in run.missing:
+        _log.warning("report: %s: %s", part.what, part.why)
     page = render(run)
     with one_line_errors(target):
         write_atomically(target, page)
