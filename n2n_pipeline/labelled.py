@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from n2n_pipeline.ome import describe
 from n2n_pipeline.sources import open_movie as open_source
 from n2n_pipeline.sources.movie import MovieInfo, MovieSource
-from n2n_pipeline.store import MovieStore, describe, open_store
+from n2n_pipeline.store import MovieStore, open_store
 
 Reader = Callable[[slice, slice, slice], npt.NDArray[Any]]
 """Reads frames, rows and columns."""

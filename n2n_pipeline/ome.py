@@ -1,4 +1,4 @@
-"""OME-Zarr image metadata: written as 0.5, read as 0.4 or 0.5.
+"""What a store's attributes say of its movie: OME-Zarr image metadata (written as 0.5, read as 0.4 too), and ours.
 
 An axis whose size per pixel is not known has scale 1 and no unit.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from yaozarrs import v05
 
 from n2n_pipeline.errors import ExitCode, InputError
@@ -16,6 +17,14 @@ from n2n_pipeline.sources.movie import MovieInfo
 
 _ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 _SECOND = {"second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6}
+
+
+_UNITS = {
+    "pixel_size": "pixel_size_angstrom",
+    "frame_time": "frame_time_second",
+    "dose_per_frame": "dose_per_frame_electron_per_square_angstrom",
+    "voltage": "voltage_kilovolt",
+}
 
 
 class ImageMetadata(NamedTuple):
@@ -80,3 +89,26 @@ def read_image_metadata(path: Path, attributes: Mapping[str, Any]) -> ImageMetad
         return scales[0][number] * factors[unit] if scales and unit in factors else None
 
     return ImageMetadata(name, in_unit("x", _ANGSTROM), in_unit("t", _SECOND))
+
+
+def describe(info: MovieInfo) -> dict[str, Any]:
+    """Return what is known of a movie, but for shape and type, as JSON values whose names carry their units."""
+    known = {key: getattr(info, field) for field, key in _UNITS.items()}
+    text = {"format": info.format, "camera": info.camera, "software": info.software}
+    return {
+        **{key: value for key, value in (known | text).items() if value is not None},
+        "warnings": list(info.warnings),
+    }
+
+
+def read_description(known: Mapping[str, Any], shape: tuple[int, int, int], dtype: np.dtype[Any]) -> MovieInfo:
+    """Undo `describe`."""
+    return MovieInfo(
+        shape,
+        dtype,
+        known["format"],
+        camera=known.get("camera"),
+        software=known.get("software"),
+        warnings=tuple(known["warnings"]),
+        **{field: known.get(key) for field, key in _UNITS.items()},
+    )

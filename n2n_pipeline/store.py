@@ -25,7 +25,7 @@ from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import read_json, to_json, write_atomically
 from n2n_pipeline.layout import Layout, codec_for, compressor, default_layout, halve, plan_units, round_mantissa
 from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete
-from n2n_pipeline.ome import image_metadata, read_image_metadata
+from n2n_pipeline.ome import describe, image_metadata, read_description, read_image_metadata
 from n2n_pipeline.records import Ledger
 from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.movie import MovieInfo
@@ -40,7 +40,6 @@ __all__ = [
     "add_array",
     "create_store",
     "default_layout",
-    "describe",
     "open_array",
     "open_store",
     "plan_units",
@@ -52,12 +51,6 @@ __all__ = [
 ]
 
 ATTRIBUTE = "n2n_pipeline"
-_UNITS = {
-    "pixel_size": "pixel_size_angstrom",
-    "frame_time": "frame_time_second",
-    "dose_per_frame": "dose_per_frame_electron_per_square_angstrom",
-    "voltage": "voltage_kilovolt",
-}
 
 
 class References(NamedTuple):
@@ -103,8 +96,9 @@ class MovieStore:
         """
         region = (frames, rows, cols)
         for name in self._shards_in(region):
-            if not (self.path / name).is_file():
-                raise InputError(self.path, f"{name} is missing", _AGAIN, ExitCode.CORRUPT)
+            shard = self.path / name
+            if not shard.is_file() or not shard.stat().st_size:  # either would read as fill values
+                raise InputError(self.path, f"{name} is missing or empty", _AGAIN, ExitCode.CORRUPT)
         try:
             return np.asarray(self.array[region])
         except (ValueError, RuntimeError, OSError) as error:
@@ -192,11 +186,11 @@ def _write_contents(path: Path, contents: Mapping[str, Any]) -> None:
 
 def write_references(path: Path, references: References) -> None:
     """Store dark, gain and defects beside the counts."""
-    root = zarr.open_group(path, mode="r+")
-    group = root.require_group("references")
-    for name, image in references._asdict().items():
-        if image is None:
-            continue
+    images = {name: image for name, image in references._asdict().items() if image is not None}
+    if not images:
+        return
+    group = zarr.open_group(path, mode="r+").require_group("references")
+    for name, image in images.items():
         values = image.astype(np.uint8) if image.dtype == bool else image.astype(np.float32)
         array = group.create_array(
             name,
@@ -305,16 +299,6 @@ def open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[An
     return array.with_config({"write_empty_chunks": True})
 
 
-def describe(info: MovieInfo) -> dict[str, Any]:
-    """Return what is known of a movie, but for shape and type, as JSON values whose names carry their units."""
-    known = {key: getattr(info, field) for field, key in _UNITS.items()}
-    text = {"format": info.format, "camera": info.camera, "software": info.software}
-    return {
-        **{key: value for key, value in (known | text).items() if value is not None},
-        "warnings": list(info.warnings),
-    }
-
-
 # Reading
 
 
@@ -348,16 +332,7 @@ def _open_own(path: Path) -> MovieStore:
     if provenance is None:
         raise InputError(path, "zarr.json is missing or damaged", "make the store again", ExitCode.CORRUPT)
     array = open_array(path, "0", "r")
-    known = provenance["movie_info"]
-    info = MovieInfo(
-        cast("tuple[int, int, int]", array.shape),
-        array.dtype,
-        known["format"],
-        camera=known.get("camera"),
-        software=known.get("software"),
-        warnings=tuple(known["warnings"]),
-        **{field: known.get(key) for field, key in _UNITS.items()},
-    )
+    info = read_description(provenance["movie_info"], cast("tuple[int, int, int]", array.shape), array.dtype)
     return MovieStore(path, info, array, _read_references(path), _read_shifts(path), provenance)
 
 
