@@ -344,6 +344,7 @@ def failure(action: Callable[[], object]) -> InputError | None:
     return None
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_after_a_crash_at_any_file_operation_nothing_is_taken_for_whole_and_a_rerun_completes(ram):
     points = _count_operations(ram / "whole")
     expected = tree(ram / "whole")
