@@ -98,11 +98,12 @@ def plan_places(subject: Subject) -> list[Place]:
     Returns
     -------
     list of Place
-        Three to six; the regions of a large image lie along its diagonal.
+        Two to six, one more than there are windows without a frame in common; the regions of a large image lie
+        along its diagonal.
     """
     frames, rows, cols = subject.part
     window = min(subject.inputs.window, subject.n_frames)
-    count = min(max(3, min(MOST_FRAMES, 2 * math.ceil(frames.size / window))), frames.size)
+    count = min(1 + math.ceil(frames.size / window), MOST_FRAMES, frames.size)
     side = max(LEAST_REGION_PX, min(REGION_PX, math.isqrt(FRAME_BYTES // (4 * window))))
     places = []
     for i in range(count):
@@ -240,7 +241,7 @@ def _average(source: ShiftedFrames, t: int, members: list[int]) -> Floats:
 
 
 def read_frames(subject: Subject, place: Place) -> tuple[Floats, Floats]:
-    """Read the frames of both halves one by one, where the place is: ``(n, y, x)`` each, NaN where invalid."""
+    """Read the frames of both halves one by one, at the place: ``(n, y, x)`` each, NaN where invalid."""
     members = window_frames(subject.n_frames, place.t, subject.inputs.window)
     is_even = split_window(len(members), "balanced", (place.t,))
     source = _shifted(subject, place, range(members[0], members[-1] + 1))
