@@ -122,12 +122,7 @@ def plan_scale_bar(width_px: int, pixel_size: float | None) -> ScaleBar | None:
 def time_stamp(t: int, frame_time: float | None) -> str:
     """Name a frame by its time, with the digits that tell frames apart, or by its number if that is not known.
 
-    Parameters
-    ----------
-    t : int
-        Frame.
-    frame_time : float or None
-        Seconds per frame.
+    ``frame_time`` is in seconds per frame.
 
     Examples
     --------
