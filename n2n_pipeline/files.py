@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from n2n_pipeline.errors import ExitCode, InputError
 
+T = TypeVar("T")
+TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN}
+RETRY_SECONDS = (0.1, 1.0, 5.0)
 PARTIAL = ".partial"
 """Ends the name of a file that is being written; Zarr's own writer uses the same."""
+
+_log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -60,6 +67,22 @@ def digest_file(path: Path) -> str:
 def digest_json(value: object) -> str:
     """Return the SHA-256 of a JSON value, whatever the order of its keys, in hexadecimal."""
     return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
+def retry_transient(action: Callable[[], T]) -> T:
+    """Run an action; try again, after a while, what a network file system refuses for a moment.
+
+    A full disk or a missing right does not pass, and is not tried again.
+    """
+    for delay in RETRY_SECONDS:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                raise
+            _log.warning("%s: %s; trying again in %g s", error.filename, error.strerror, delay)
+            time.sleep(delay)
+    return action()
 
 
 def require_space(path: Path, needed_bytes: int) -> None:

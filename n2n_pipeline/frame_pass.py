@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError, Stopped
-from n2n_pipeline.files import to_json, write_atomically
+from n2n_pipeline.files import retry_transient, to_json, write_atomically
 from n2n_pipeline.gathering import Gatherer, Statistics
 from n2n_pipeline.layout import Layout
 from n2n_pipeline.manifest import FAILED
@@ -83,17 +83,20 @@ class _Writer:
         """Read one unit's frames, and write them if that is still to be done; return how many."""
         span = self._work.spans[unit]
         try:
-            frames = self._work.movie.read_frames(span.start, span.stop)
+            frames = retry_transient(partial(self._work.movie.read_frames, span.start, span.stop))
             self._gatherer.accumulate(turn, frames)
             if unit in self._pending:
-                with self._ledger.writing(unit) as notes:
-                    write_frames(self._array, span, frames)
-                    notes.update(inspect_frames(frames))
-                    _check_unchanged(self._work.movie.path, self._before)
+                retry_transient(partial(self._write, unit, span, frames))
         except BaseException:
             self._gatherer.give_up()
             raise
         return len(span)
+
+    def _write(self, unit: Unit, span: range, frames: npt.NDArray[Any]) -> None:
+        with self._ledger.writing(unit) as notes:
+            write_frames(self._array, span, frames)
+            notes.update(inspect_frames(frames))
+            _check_unchanged(self._work.movie.path, self._before)
 
 
 def _cause(futures: Iterable[Future[int]]) -> BaseException:
@@ -119,6 +122,7 @@ def pass_with_workers(work: Work, ledger: Ledger, client: Client) -> Statistics:
     writes = {
         unit: partial(_write_remotely, movie, output, work.config, unit, work.spans[unit], ledger.stamp)
         for unit in ledger.pending
+        if unit in work.spans
     }
     failed: dict[str, str] = {}
     with progress("ingest", sum(len(work.spans[unit]) for unit in writes)) as step:

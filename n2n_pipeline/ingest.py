@@ -28,7 +28,8 @@ from n2n_pipeline.files import digest_file, require_space
 from n2n_pipeline.frame_pass import Work, pass_with_threads, pass_with_workers
 from n2n_pipeline.gathering import Statistics
 from n2n_pipeline.layout import default_layout, estimate_bytes, plan_units
-from n2n_pipeline.records import Ledger
+from n2n_pipeline.pyramid import Shard, plan_level_units, plan_levels, write_level_shard
+from n2n_pipeline.records import Ledger, Unit
 from n2n_pipeline.references import read_references, suggest_orientation
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.sources.reduced import ReducedMovie
@@ -92,7 +93,7 @@ def ingest_movie(
         reduced = ReducedMovie(source, config)
         references = read_references(config, reduced, source.info)
         plan = _plan(movie, output, config, reduced, references)
-        with Ledger(output, plan.fingerprint, list(plan.spans), restart) as ledger:
+        with Ledger(output, plan.fingerprint, [*plan.spans, *plan.levels], restart) as ledger:
             if not ledger.finished:
                 _write(plan, ledger, client or threads or _count_cores())
     return output
@@ -103,6 +104,8 @@ class _Plan(Work):
     """What will be read and written, and what makes it what it is."""
 
     references: References
+    levels: Mapping[Unit, Shard]
+    """Parts of the halved copies of a large image."""
     fingerprint: Mapping[str, Any]
 
 
@@ -123,7 +126,16 @@ def _plan(movie: Path, output: Path, config: IngestConfig, reduced: ReducedMovie
         "shards": list(layout.shards),
         "chunks": list(layout.chunks),
     }
-    return _Plan(reduced, config, output, layout, dict(plan_units(layout)), references, fingerprint)
+    return _Plan(
+        reduced,
+        config,
+        output,
+        layout,
+        dict(plan_units(layout)),
+        references,
+        plan_level_units(layout),
+        fingerprint,
+    )
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
@@ -164,13 +176,18 @@ def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
         "source": plan.fingerprint["source"],
         "settings": plan.fingerprint["settings"],
     }
-    array = create_store(plan.output, plan.movie.info, plan.layout, provenance)
+    levels = plan_levels(plan.layout)
+    array = create_store(plan.output, plan.movie.info, plan.layout, provenance, levels)
     if isinstance(workers, int):
         statistics = pass_with_threads(plan, ledger, workers)
     else:
         statistics = pass_with_workers(plan, ledger, workers)
     findings = _judge(plan, [ledger.notes(unit) for unit in plan.spans], array)
-    create_store(plan.output, plan.movie.info, plan.layout, {**provenance, "frames": findings._asdict()})
+    create_store(plan.output, plan.movie.info, plan.layout, {**provenance, "frames": findings._asdict()}, levels)
+    for unit in ledger.pending:
+        if unit in plan.levels:
+            with ledger.writing(unit):
+                write_level_shard(plan.output, plan.layout, plan.levels[unit])
     write_references(plan.output, _with_defects(plan, statistics))
     ledger.complete()
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import yaozarrs
+import zarr
 from faults import KILLED, counted, die, raise_error
 
 from n2n_pipeline import frame_pass
@@ -128,6 +130,22 @@ def test_an_output_must_be_named_zarr(movie, ram):
     with pytest.raises(InputError, match=r"must end in \.zarr") as error:
         ingest_movie(movie, ram / "out")
     assert error.value.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("shape", [(1, 4100, 70), (1, 4101, 71)])
+def test_a_montage_gets_halved_copies_that_viewers_find(ram, shape):
+    movie = save(ram / "montage.mrc", counts(shape))
+    store = open_store(ingest_movie(movie, ram / "out.zarr"))
+    group = zarr.open_group(store.path, mode="r")
+    datasets = group.attrs["ome"]["multiscales"][0]["datasets"]
+    assert [dataset["path"] for dataset in datasets] == ["0", "1", "2"]
+    assert datasets[1]["coordinateTransformations"][0]["scale"] == [1.0, 2.5, 2.5]
+    yaozarrs.validate_zarr_store(str(store.path))
+    full = np.pad(counts(shape)[0], [(0, shape[1] % 2), (0, shape[2] % 2)], mode="edge")
+    halved = full.reshape(full.shape[0] // 2, 2, full.shape[1] // 2, 2).mean(axis=(1, 3))
+    np.testing.assert_array_equal(group["1"][0], np.rint(halved))
+    assert group["2"].shape == (1, 1025 if shape[1] == 4100 else 1026, 18)
+    assert verify(store.path)["ok"]
 
 
 # References and defects
@@ -369,6 +387,36 @@ def test_what_one_thread_met_is_told_not_that_others_stopped(movie, ram, monkeyp
         ingest_movie(movie, ram / "out.zarr", threads=3)
 
 
+def test_what_a_network_disk_refuses_for_a_moment_is_tried_again(movie, ram, monkeypatch, caplog):
+    monkeypatch.setattr("n2n_pipeline.files.RETRY_SECONDS", (0, 0, 0))
+    real, failures = frame_pass.write_frames, iter([errno.EIO, errno.ESTALE, errno.EAGAIN])
+
+    def stutter(*args: object) -> None:
+        number = next(failures, None)
+        if number is not None:
+            raise OSError(number, os.strerror(number), "shard")
+        real(*args)
+
+    monkeypatch.setattr(frame_pass, "write_frames", stutter)
+    ingest_movie(movie, ram / "out.zarr", threads=1)
+    assert caplog.text.count("trying again") == 3
+    np.testing.assert_array_equal(open_store(ram / "out.zarr").array[...], counts())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_or_a_missing_right_is_not_tried_again(movie, ram, monkeypatch, number):
+    tried = []
+
+    def refuse(*args: object) -> None:
+        tried.append(1)
+        raise OSError(number, os.strerror(number), "shard")
+
+    monkeypatch.setattr(frame_pass, "write_frames", refuse)
+    with pytest.raises(InputError, match="shard: "):
+        ingest_movie(movie, ram / "out.zarr", threads=1)
+    assert len(tried) <= 2  # the next unit was under way
+
+
 def test_a_shard_lost_later_is_named_and_made_again(movie, ram):
     whole = tree(ingest_movie(movie, ram / "out.zarr"))
     (ram / "out.zarr/0/c/1/0/0").unlink()
@@ -409,7 +457,8 @@ def _failure(action: Callable[[], object]) -> InputError | None:
     return None
 
 
-def test_an_error_at_any_file_operation_is_one_line_and_a_rerun_completes(movie, ram):
+def test_an_error_at_any_file_operation_is_one_line_and_a_rerun_completes(movie, ram, monkeypatch):
+    monkeypatch.setattr("n2n_pipeline.files.RETRY_SECONDS", ())
     with counted() as faults:
         ingest_movie(movie, ram / "whole.zarr", threads=1)
     whole = tree(ram / "whole.zarr")
