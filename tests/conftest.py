@@ -48,13 +48,17 @@ def _loud_again():
 
 
 @pytest.fixture(scope="session")
-def n2n_pipeline() -> Command:
+def environment() -> dict[str, str]:
+    """Of a process that runs this package: one thread, warnings are errors."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": path}
+
+
+@pytest.fixture(scope="session")
+def n2n_pipeline(environment) -> Command:
     """The command, in a process of its own: ``n2n_pipeline("info", path)``."""
 
     def run(*words: object, cwd: Path | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-        root = str(Path(__file__).parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         return subprocess.run(
             [sys.executable, "-m", "n2n_pipeline", *map(str, words)],
             capture_output=True,

@@ -248,7 +248,9 @@ def test_an_output_that_cannot_be_made_is_one_line(files, n2n_pipeline, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_in_training_continues_to_the_same_weights(files, n2n_pipeline, tmp_path):
+def test_a_run_that_is_stopped_in_training_continues_to_the_same_weights(
+    files, n2n_pipeline, environment, tmp_path
+):
     words = [
         "run",
         files.movie,
