@@ -16,6 +16,7 @@ Frame = Literal["camera", "stable"]
 Window = Literal["auto"] | Positive
 Passes = Literal["off", "halves", "flips", "all"]
 Loss = Literal["l2", "l1", "huber", "l0"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Settings(BaseModel):
@@ -125,6 +126,8 @@ class TrainConfig(Settings):
     """Model to start from instead of random weights; its network is used."""
     memory_gb: float = Field(default=2.0, gt=0)
     """Memory for frames; a movie that is larger is sampled from regions that are replaced as training goes on."""
+    precision: Precision = "auto"
+    """``bfloat16`` where the device computes faster in it, else ``float32``."""
     tensorboard: bool = False
     """Write losses for TensorBoard too; needs the extra ``tensorboard``."""
 

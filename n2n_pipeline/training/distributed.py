@@ -105,17 +105,16 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(distributed.get_rank(), world, device)
-    except (distributed.DistBackendError, distributed.DistNetworkError) as error:
-        raise Stopped("train", f"another process was lost ({str(error).splitlines()[0]})") from error
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
-        raise Stopped("train", f"another process was lost ({str(error).splitlines()[0]})") from error
+        raise Stopped("train", "another process was lost; run the same command again to continue") from error
     finally:
         distributed.destroy_process_group()
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    """Gloo's errors have no type of their own."""
+    """Tell a broken connection from other errors; those of gloo have no type of their own."""
     text = str(error).lower()
-    return any(word in text for word in ("gloo", "connection closed", "connection reset", "timed out"))
+    known = isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
+    return known or any(word in text for word in ("gloo", "connection closed", "connection reset", "timed out"))

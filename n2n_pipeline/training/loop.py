@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from n2n_pipeline.checkpoint import Denoiser, ModelCard, stack_channels
-from n2n_pipeline.config import TrainConfig
-from n2n_pipeline.device import autocast, autocast_dtype
+from n2n_pipeline.config import Precision, TrainConfig
+from n2n_pipeline.device import autocast
 from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.progress import progress as show_progress
 from n2n_pipeline.records import stop_requested
@@ -50,6 +50,8 @@ class Task(NamedTuple):
     card: ModelCard
     sampler: PatchSampler
     validation: ValidationSet
+    precision: Precision
+    """As the plan resolved it."""
     output: Path
     """Folder of the model."""
 
@@ -120,7 +122,7 @@ class Trainer:
     def __init__(self, state: TrainingState, task: Task, ranks: Ranks) -> None:
         self.state, self.task, self.ranks = state, task, ranks
         self.parameters = list(state.network.parameters())
-        self.dtype = autocast_dtype(ranks.device)
+        self.dtype = None if task.precision == "float32" else torch.bfloat16
         judge = deepcopy(state.network).eval().requires_grad_(False)
         self.denoiser = Denoiser(judge, task.card, ranks.device, self.dtype)
         self.resume = task.output / "resume"
@@ -149,9 +151,8 @@ class Trainer:
         InputError
             If gradients stay infinite or NaN.
         """
-        if not load_state(self.resume, self.state):
+        if not self.ranks.any(load_state(self.resume, self.state)):  # all have looked before one writes
             self._save()
-        self.ranks.wait()
         total = None if self.task.config.time_minutes else self.task.config.steps
         batches = BatchQueue(self.make_batch, workers=1 if self.ranks.device.type == "cpu" else 8)
         try:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from n2n_pipeline import __version__
 from n2n_pipeline.checkpoint import ModelCard, Normalisation, load_model, weights_digest
-from n2n_pipeline.config import NetworkConfig, RunConfig, Settings, Split
+from n2n_pipeline.config import NetworkConfig, Precision, RunConfig, Settings, Split
 from n2n_pipeline.corrections import CorrectedMovie
-from n2n_pipeline.device import choose_device, set_threads
+from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.manifest import SHIFTS, store_digest
@@ -58,6 +59,7 @@ class TrainingPlan(Settings):
     held_out: tuple[tuple[Block, ...], ...]
     """For each movie."""
     device: str
+    precision: Precision
     threads: int
 
     @property
@@ -118,6 +120,7 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         scale=1.0,
         held_out=held_out,
         device=str(device),
+        precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
     mean, scale = measure_normalisation(movies, plan, pool_bytes)
@@ -196,6 +199,12 @@ def _choose_window(movies: Movies, config: RunConfig) -> int:
         needs = f"window needs {wanted}" if wanted >= 2 else "a window of 1 has no halves"
         raise InputError("train", f"{shortest} frames, {needs}", "choose another --window")
     return wanted
+
+
+def _choose_precision(wanted: Precision, device: torch.device) -> Precision:
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if autocast_dtype(device) == torch.bfloat16 else "float32"
 
 
 def _fit_patch(movies: Sequence[Frames], patch_px: int, step: int) -> int:

@@ -129,6 +129,7 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         describe_model(plan, movies, config, 0),
         PatchSampler(pool, plan.recipe, plan.held_out),
         read_validation(movies.frames, plan.held_out, plan.recipe),
+        plan.precision,
         output,
     )
     try:
