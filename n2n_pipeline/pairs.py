@@ -386,10 +386,14 @@ def _weigh_neighbours(average: Floats, count: Floats, ys: Ints, xs: Ints, typica
     return found
 
 
-def read_filled(movie: CorrectedMovie, t: int, region: tuple[slice, slice]) -> Floats:
-    """Read one corrected frame ``(y, x)`` to be looked at: bad pixels take the mean of their neighbours."""
-    values, valid = movie.read(slice(t, t + 1), *region)
-    return fill_unseen(values[0].astype(np.float64), valid[0].astype(np.int64), movie.typical_value)
+def read_filled(movie: CorrectedMovie, frames: slice, region: tuple[slice, slice]) -> Floats:
+    """Read corrected frames ``(t, y, x)`` to be looked at: bad pixels take the mean of their neighbours."""
+    values, valid = movie.read(frames, *region)
+    if valid.all():
+        return values
+    counts = np.broadcast_to(valid, values.shape).astype(np.int64)
+    filled = [fill_unseen(*frame, movie.typical_value) for frame in zip(values.astype(float), counts, strict=True)]
+    return np.stack(filled)
 
 
 class ShiftedFrames:

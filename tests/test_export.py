@@ -13,7 +13,7 @@ import tifffile
 from n2n_pipeline.config import ExportConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.export import export_store, stacks
-from n2n_pipeline.export.selection import iter_blocks, plan_selection
+from n2n_pipeline.export.selection import iter_blocks, plan_selection, stored_pixels
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import open_store, write_movie
 
@@ -144,7 +144,7 @@ def test_a_store_is_read_a_buffer_at_a_time(store, frames):
     movie = open_store(store)
     selection = plan_selection(SHAPE, ExportConfig(bin=2))
     copy = np.full(selection.shape, np.nan)
-    for t, y, values in iter_blocks(movie, selection, buffer_bytes=20_000):
+    for t, y, values in iter_blocks(stored_pixels(movie), selection, buffer_bytes=20_000):
         assert values.nbytes * 4 <= 20_000
         copy[t : t + len(values), y : y + values.shape[1]] = values
     np.testing.assert_allclose(copy, frames[:, :44].reshape(11, 22, 2, 19, 2).mean(axis=(2, 4)), rtol=1e-6)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from n2n_pipeline.config import ExportConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.export.selection import Selection, Values, bin_pixels, read_frame, shrink
+from n2n_pipeline.export.selection import Pixels, Selection, iter_frames, read_frame, shrink, stored_pixels
 from n2n_pipeline.pairs import read_filled
 from n2n_pipeline.pictures import Panel, contact_sheet, contrast_limits, draw_panels, encode_png, time_stamp
 from n2n_pipeline.progress import progress
@@ -33,7 +33,7 @@ def write_png(movie: MovieStore, selection: Selection, file: Path, config: Expor
     if max(height, width) > PICTURE_PX:
         what = f"a picture of {height}x{width} px is larger than most programs open"
         raise InputError(file, what, "use --bin or --region", ExitCode.USAGE)
-    images = [read_frame(movie, selection, t) for t in frames]
+    images = [read_frame(stored_pixels(movie), selection, t) for t in frames]
     pixel_size = _shown_pixel_size(movie, selection, config)
     if len(images) == 1:
         picture = draw_panels([Panel(images[0], contrast_limits(images[0]))], pixel_size)
@@ -73,34 +73,31 @@ def _iter_pictures(
     movie: MovieStore, selection: Selection, config: ExportConfig
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Draw frames, raw beside denoised, with the contrast of the middle denoised one; small ones are magnified."""
-    raw = _raw_movie(movie)
+    shown = stored_pixels(movie)
+    raw = _raw_pixels(movie)
+    sources = {"{time}": shown} if raw is None else {"raw": raw, "denoised, {time}": shown}
     times = max(1, VIDEO_PX // 2 // max(selection.shape[1:]))
     pixel_size = _shown_pixel_size(movie, selection, config)
-    limits = contrast_limits(read_frame(movie, selection, selection.frames[len(selection.frames) // 2]))
+    middle = selection.frames[len(selection.frames) // 2]
+    limits = contrast_limits(read_frame(shown, selection, middle))
     with progress("export", len(selection.frames)) as step:
-        for t in selection.frames:
-            shown = [(time_stamp(t, movie.info.frame_time), read_frame(movie, selection, t))]
-            if raw is not None:
-                shown = [("raw", _read_raw(raw, selection, t)), (f"denoised, {shown[0][0]}", shown[0][1])]
-            panels = [Panel(image.repeat(times, 0).repeat(times, 1), limits, title) for title, image in shown]
+        rows = zip(*(iter_frames(pixels, selection) for pixels in sources.values()), strict=True)
+        for t, images in zip(selection.frames, rows, strict=True):
+            titles = [title.format(time=time_stamp(t, movie.info.frame_time)) for title in sources]
+            large = [image.repeat(times, 0).repeat(times, 1) for image in images]
+            panels = [Panel(image, limits, title) for image, title in zip(large, titles, strict=True)]
             picture = draw_panels(panels, pixel_size and pixel_size / times)
             yield np.pad(picture, [(0, side % 2) for side in picture.shape])
             step(1)
 
 
-def _raw_movie(movie: MovieStore) -> CorrectedMovie | None:
-    """Open what a denoised store was made from, if it is still there and shows the same."""
+def _raw_pixels(movie: MovieStore) -> Pixels | None:
+    """Read what a denoised store was made from, corrected, if it is still there and shows the same."""
     origin = movie.made_from("movie")
-    if origin is None:
+    raw = None if origin is None else CorrectedMovie(open_store(origin))
+    if raw is None or raw.store.info.shape != movie.info.shape:
         return None
-    raw = open_store(origin)
-    return CorrectedMovie(raw) if raw.info.shape == movie.info.shape else None
-
-
-def _read_raw(raw: CorrectedMovie, selection: Selection, t: int) -> Values:
-    image = read_filled(raw, t, (selection.rows, selection.cols))
-    binned: Values = bin_pixels(image[None], selection.bin)[0]
-    return binned
+    return Pixels(lambda frames, rows, cols: read_filled(raw, frames, (rows, cols)), raw.store.array.chunks[0])
 
 
 def spread(frames: range, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from n2n_pipeline.store import MovieStore
 Values = npt.NDArray[Any]
 
 BUFFER_BYTES = 64 * 2**20
+PIXEL_BYTES = 4  # as most stores and all averages have them
 
 
 class Selection(NamedTuple):
@@ -31,6 +32,15 @@ class Selection(NamedTuple):
         """Shape ``(t, y, x)`` of what comes out."""
         height, width = self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
         return len(self.frames), height // self.bin, width // self.bin
+
+
+class Pixels(NamedTuple):
+    """Frames that can be read a part at a time."""
+
+    read: Callable[[slice, slice, slice], Values]
+    """Takes frames, rows and columns, gives ``(t, y, x)``."""
+    depth: int
+    """Frames that are decoded together, and so are best read together."""
 
 
 class Block(NamedTuple):
@@ -89,27 +99,46 @@ def shrink(selection: Selection, side: int) -> Selection:
     return Selection(selection.frames, rows, cols, size)
 
 
-def iter_blocks(movie: MovieStore, selection: Selection, buffer_bytes: int = BUFFER_BYTES) -> Iterator[Block]:
+def stored_pixels(movie: MovieStore) -> Pixels:
+    """Read a store's array as it is."""
+    return Pixels(movie.read, movie.array.chunks[0])
+
+
+def iter_blocks(pixels: Pixels, selection: Selection, buffer_bytes: int = BUFFER_BYTES) -> Iterator[Block]:
     """Read a selection a buffer at a time, along whole chunks of frames so that none is decoded twice."""
-    depth = movie.array.chunks[0]
-    width = selection.cols.stop - selection.cols.start
-    row_bytes = width * max(movie.array.dtype.itemsize, 4) * depth
+    row_bytes = (selection.cols.stop - selection.cols.start) * PIXEL_BYTES * pixels.depth
     height = max(1, buffer_bytes // (row_bytes * selection.bin)) * selection.bin
-    frames, rows = selection.frames, selection.rows
-    frame_cuts = [frames.start, *range((frames.start // depth + 1) * depth, frames.stop, depth), frames.stop]
+    rows = selection.rows
     row_cuts = [*range(rows.start, rows.stop, height), rows.stop]
-    for t0, t1 in pairwise(frame_cuts):
+    for part in iter_groups(selection.frames, pixels.depth):
         for y0, y1 in pairwise(row_cuts):
-            values = movie.read(slice(t0, t1), slice(y0, y1), selection.cols)
+            values = pixels.read(slice(part.start, part.stop), slice(y0, y1), selection.cols)
             binned = bin_pixels(values, selection.bin)
-            yield Block(t0 - frames.start, (y0 - rows.start) // selection.bin, binned)
+            yield Block(part.start - selection.frames.start, (y0 - rows.start) // selection.bin, binned)
 
 
-def read_frame(movie: MovieStore, selection: Selection, t: int) -> Values:
-    """Read the selected part ``(y, x)`` of one frame; one too large for a picture is averaged as it is read."""
-    only = selection._replace(frames=range(t, t + 1))
-    image: Values = np.concatenate([block.values[0] for block in iter_blocks(movie, only)])
-    return image
+def iter_groups(frames: range, depth: int) -> Iterator[range]:
+    """Cut frames where chunks of ``depth`` frames meet.
+
+    Examples
+    --------
+    >>> list(iter_groups(range(3, 10), 4))
+    [range(3, 4), range(4, 8), range(8, 10)]
+    """
+    cuts = [frames.start, *range((frames.start // depth + 1) * depth, frames.stop, depth), frames.stop]
+    return (range(start, stop) for start, stop in pairwise(cuts))
+
+
+def iter_frames(pixels: Pixels, selection: Selection) -> Iterator[Values]:
+    """Read a selection frame ``(y, x)`` by frame; what is binned is binned as it is read."""
+    for part in iter_groups(selection.frames, pixels.depth):
+        blocks = iter_blocks(pixels, selection._replace(frames=part))
+        yield from np.concatenate([block.values for block in blocks], axis=1)
+
+
+def read_frame(pixels: Pixels, selection: Selection, t: int) -> Values:
+    """Read the selected part ``(y, x)`` of one frame."""
+    return next(iter_frames(pixels, selection._replace(frames=range(t, t + 1))))
 
 
 def bin_pixels(values: Values, size: int) -> Values:

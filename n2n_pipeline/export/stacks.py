@@ -14,7 +14,7 @@ import tifffile
 from n2n_pipeline import __version__
 from n2n_pipeline.config import ExportConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.export.selection import Block, Selection, iter_blocks
+from n2n_pipeline.export.selection import Block, Selection, iter_blocks, stored_pixels
 from n2n_pipeline.files import require_space
 from n2n_pipeline.progress import progress
 from n2n_pipeline.store import MovieStore
@@ -36,9 +36,9 @@ def write_mrc(movie: MovieStore, selection: Selection, file: Path, config: Expor
                 raise InputError("--half", f"the store holds values above {HALF_MAX:.0f}", "leave it out")
             values = block.values.astype(dtype)
             _place(handle, block._replace(values=values), selection.shape, header.nbytes)
-            exact = values.astype(np.float64)
-            low, high = min(low, float(exact.min())), max(high, float(exact.max()))
-            total, squares = total + float(exact.sum()), squares + float(np.square(exact).sum())
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            total += float(values.sum(dtype=np.float64))
+            squares += float(np.square(values, dtype=np.float64).sum())
         mean, mean_square = total / np.prod(selection.shape), squares / np.prod(selection.shape)
         header["dmin"], header["dmax"], header["dmean"] = low, high, mean
         header["rms"] = np.sqrt(max(mean_square - mean**2, 0.0))
@@ -122,7 +122,7 @@ def _place(handle: BinaryIO, block: Block, shape: tuple[int, int, int], offset: 
 
 def _with_progress(movie: MovieStore, selection: Selection) -> Iterator[Block]:
     with progress("export", len(selection.frames)) as step:
-        for block in iter_blocks(movie, selection):
+        for block in iter_blocks(stored_pixels(movie), selection):
             yield block
             if block.y + block.values.shape[1] == selection.shape[1]:
                 step(len(block.values))

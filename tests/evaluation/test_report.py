@@ -285,21 +285,26 @@ def test_a_browser_shows_it_without_complaint_at_phone_and_desktop_width(run, pa
 def test_the_slider_follows_the_pointer_a_click_and_the_arrow_keys(run, page, browser):
     from selenium.webdriver import ActionChains, Keys
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
 
+    calm = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", calm)
     browser.get((run / "report.html").as_uri())
     slider = browser.find_element(By.CLASS_NAME, "slider")
     size = slider.size["width"]
 
-    def cut():
-        browser.execute_script("document.getAnimations().forEach(each => each.finish())")
-        line = browser.find_element(By.CLASS_NAME, "divider").value_of_css_property("left")
-        return float(line.removesuffix("px")) / size
+    def wait_for_line_at(part):
+        def is_there(_):
+            left = browser.find_element(By.CLASS_NAME, "divider").value_of_css_property("left")
+            return abs(float(left.removesuffix("px")) / size - part) < 0.02
 
-    assert cut() == pytest.approx(0.5, abs=0.01)
+        WebDriverWait(browser, 10).until(is_there)
+
+    wait_for_line_at(0.5)
     pointer = ActionChains(browser, duration=0)
     pointer.move_to_element_with_offset(slider, size * 0.3, 0).perform()
-    assert cut() == pytest.approx(0.8, abs=0.02)
+    wait_for_line_at(0.8)
     pointer.click().move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
-    assert cut() == pytest.approx(0.8, abs=0.02), "a click keeps the line where it is"
+    wait_for_line_at(0.8)  # a click keeps it there
     pointer.send_keys(Keys.ARROW_LEFT * 5).perform()
-    assert cut() == pytest.approx(0.7, abs=0.02)
+    wait_for_line_at(0.7)

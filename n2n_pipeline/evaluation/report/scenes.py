@@ -103,7 +103,7 @@ def read_scene(run: Run, t: int, region: Region) -> Scene:
 def read_raw(run: Run, movie: CorrectedMovie, t: int, region: Region) -> Image:
     """Read what frame ``t`` of the shown store looked like to the camera, after dark, gain and defects."""
     first, there = in_movie(run, t, region)
-    image: Image = read_filled(movie, first, there)
+    image: Image = read_filled(movie, slice(first, first + 1), there)[0]
     return image
 
 
