@@ -87,6 +87,25 @@ EXAMPLES = {
             ]
         ),
     ),
+    "student": Example(
+        """\
+        The run of the student project denoise-tem, on its folders of even and odd images:
+
+            n2n-pipeline train raw_dataset -o model --config configs/student.yaml
+
+        where raw_dataset holds even/ and odd/, whose images are paired by name. Its settings are called
+        here: crop_img_size train.patch_px; learning_rate train.lr; save_per_epoch train.save_every; cuda device;
+        max_epoch train.steps, which is epochs times pairs over train.batch (100 epochs of 240 pairs: 6000).
+        Images of several channels (img_channel) are not read. Values are scaled by their own mean and spread
+        instead of 1/255. Turns, flips and a learning rate that ends at nothing are new, and always on.
+        """,
+        load_settings(
+            assignments=[
+                "network={kind: unet-transpose, width: 48, depth: 5}",
+                "train={steps: 6000, batch: 4, patch_px: 256, lr: 0.001, loss: l2, ema_decay: 0, save_every: 600}",
+            ]
+        ),
+    ),
     "slurm": Example(
         """\
         What SLURM is asked for. One job, which requeues itself until the training is done:

@@ -100,7 +100,7 @@ def test_a_missing_file_is_no_input(tmp_path):
     assert error.value.code is ExitCode.NO_INPUT
 
 
-@pytest.mark.parametrize("name", ["demo", "movie", "montage", "gpu", "slurm"])
+@pytest.mark.parametrize("name", ["demo", "movie", "montage", "gpu", "student", "slurm"])
 def test_every_example_file_is_complete_valid_and_says_what_the_models_say(name):
     script = runpy.run_path(str(ROOT / "scripts" / "write_configs.py"))
     example = script["EXAMPLES"][name]

@@ -22,7 +22,7 @@ from n2n_pipeline.store import References, Shifts, write_movie, write_shifts
 from n2n_pipeline.training import train_model
 
 NETWORK = NetworkConfig(width=6, depth=2)
-TRAIN = TrainConfig(window=8, steps=12, batch=2, patch_px=16, validate_every=4, save_every=5)
+TRAIN = TrainConfig(window=8, steps=12, batch=2, patch_px=16, validate_every=4, save_every=5, lr=1e-3)
 CONFIG = RunConfig(network=NETWORK, train=TRAIN, threads=1, device="cpu")
 
 
