@@ -17,7 +17,7 @@ import numpy as np
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.sources.hdf5 import check_dataset, find_datasets, open_hdf5, read_text
+from n2n_pipeline.sources.hdf5 import check_dataset, find_datasets, open_hdf5, read_attributes
 from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.raw import InputFile, RawFrames, check_range, check_real, explaining, to_native
 from n2n_pipeline.sources.units import known, to_angstrom, to_seconds, warn_if_oblong
@@ -78,7 +78,7 @@ class EmdMovie:
         check_dataset(self.path, self._dataset)
         check_real(self.path, self._dataset.dtype)
         is_velox = bool(_VELOX_IMAGE.fullmatch(name))
-        axes = [_read_axis(self._dataset.parent, number + 1) for number in range(self._dataset.ndim)]
+        axes = [_read_axis(self.path, self._dataset.parent, number + 1) for number in range(self._dataset.ndim)]
         self._order = (2, 0, 1) if is_velox and len(axes) == 3 else _order_axes([axis.name for axis in axes])
         shape = _movie_shape(self.path, self._dataset.shape, self._order)
         facts = _velox_facts(self._dataset) if is_velox else _axis_facts([axes[i] for i in self._order])
@@ -186,12 +186,13 @@ class _Axis(NamedTuple):
     unit: str = ""
 
 
-def _read_axis(group: h5py.Group, number: int) -> _Axis:
+def _read_axis(path: Path, group: h5py.Group, number: int) -> _Axis:
     axis = group.get(f"dim{number}")
     if not isinstance(axis, h5py.Dataset) or axis.ndim != 1 or axis.size < 2 or axis.dtype.kind not in "iuf":
         return _Axis()
     first, second = axis[:2].astype(np.float64)
-    return _Axis(read_text(axis, "name").strip().lower(), float(second - first), read_text(axis, "units"))
+    name, unit = read_attributes(path, axis, ("name", "units"))
+    return _Axis(name.strip().lower(), float(second - first), unit)
 
 
 def _order_axes(names: list[str]) -> tuple[int, ...]:

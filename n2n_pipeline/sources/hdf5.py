@@ -6,8 +6,14 @@ refused by name before a dataset is opened. Soft links are not followed.
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +25,15 @@ _MAX_DEPTH = 8
 _MAX_NODES = 10_000
 _MAX_RATIO = 10_000  # claimed over real bytes
 _MAX_CHUNK_BYTES = 1 << 30
+MAX_SECONDS = 8.0
+"""How long attributes may take to be read, before a file is called damaged."""
+
+_READ_TEXTS = """
+import sys, json, h5py
+_, path, node, *names = sys.argv
+attributes = h5py.File(path, "r", locking=False)[node].attrs
+print(json.dumps({name: attributes.get(name) for name in names}, default=str))
+"""
 _OPEN_FLAGS = 0b101  # of superblocks 2 and 3: open for writing, or for SWMR
 
 
@@ -94,9 +109,41 @@ def check_dataset(path: Path, dataset: h5py.Dataset) -> None:
         raise InputError(path, f"{dataset.name} has chunks of {format_bytes(chunk_bytes)}")
 
 
-def read_text(node: h5py.Dataset, name: str) -> str:
-    """Read an attribute that holds text, in whichever way it was written; empty without it."""
-    value = node.attrs.get(name, "")
+def read_attributes(path: Path, node: h5py.Dataset, names: Sequence[str]) -> list[str]:
+    """Read attributes that hold text; those that are missing are empty.
+
+    Text of variable length lies in a heap whose damage can send the HDF5 library into an endless loop, so it is
+    read by a process of its own, which can be stopped.
+
+    Raises
+    ------
+    InputError
+        If it had to be stopped, or died.
+    """
+    present = [name for name in names if name in node.attrs]
+    if not any(_has_variable_length(node, name) for name in present):
+        texts = {name: _decode(node.attrs[name]) for name in present}
+    else:
+        texts = _read_apart(path, node.name, present)
+    return [texts.get(name, "") for name in names]
+
+
+def _has_variable_length(node: h5py.Dataset, name: str) -> bool:
+    string = h5py.check_string_dtype(node.attrs.get_id(name).dtype)
+    return string is not None and string.length is None
+
+
+def _decode(value: Any) -> str:
     if isinstance(value, np.ndarray):
         value = value.flat[0] if value.size else ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _read_apart(path: Path, node: str, names: Sequence[str]) -> dict[str, str]:
+    command = [sys.executable, "-c", _READ_TEXTS, os.fspath(path), node, *names]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=MAX_SECONDS)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        raise InputError(path, f"the attributes of {node} are damaged") from error
+    texts: dict[str, str] = json.loads(done.stdout)
+    return texts

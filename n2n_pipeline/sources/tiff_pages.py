@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,8 @@ _COMPRESSION = 259
 _PALETTE = 3
 EER_CODES = range(65000, 65100)
 """Compressions of electron events: version 0, 1, 2 and, some day, others."""
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would log is checked and said here
 
 Page = Any
 """A ``tifffile.TiffPage``."""

@@ -243,7 +243,7 @@ def write_berkeley(path: Path, frames: Array) -> Path:
         steps = [("time", "[s]", 0.5), ("y", "[n_m]", PIXEL_SIZE / 10), ("x", "[n_m]", PIXEL_SIZE / 10)]
         for number, ((name, unit, step), size) in enumerate(zip(steps, frames.shape, strict=True), 1):
             axis = group.create_dataset(f"dim{number}", data=step * np.arange(size))
-            axis.attrs.update(name=name, units=unit)
+            axis.attrs.update(name=np.bytes_(name), units=np.bytes_(unit))
     return path
 
 

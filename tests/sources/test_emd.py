@@ -3,7 +3,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from camera_files import counts, write_berkeley, write_velox
+from camera_files import PIXEL_SIZE, counts, write_berkeley, write_velox
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
@@ -66,6 +66,31 @@ def test_berkeley_axes_are_put_in_order_by_their_names(tmp_path):
     frames, info = read(path)
     assert np.array_equal(frames, counts())
     assert info.frame_time == 0.5
+
+
+def name_axes_at_length(path):
+    """Write the names of the axes as RosettaSciIO does: text of variable length, in a heap of its own."""
+    with h5py.File(path, "r+") as hdf:
+        for number, name in enumerate("tyx", 1):
+            hdf[f"data/movie/dim{number}"].attrs.update(name=name, units="s" if name == "t" else "nm")
+    return path
+
+
+def test_text_of_variable_length_is_read(tmp_path):
+    info = read(name_axes_at_length(write_berkeley(tmp_path / "m.emd", counts())))[1]
+    assert info.pixel_size == pytest.approx(PIXEL_SIZE)
+    assert info.frame_time == 0.5
+
+
+def test_a_heap_that_sends_the_library_into_a_loop_is_left_alone_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("n2n_pipeline.sources.hdf5.MAX_SECONDS", 2.0)
+    path = name_axes_at_length(write_berkeley(tmp_path / "m.emd", counts()))
+    raw = bytearray(path.read_bytes())
+    heap = raw.index(b"GCOL")
+    raw[heap + 16 : heap + 32] = bytes(16)  # an object without number or size
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="the attributes of /data/movie/dim1 are damaged"):
+        open_movie(path)
 
 
 def write_secret(folder):
