@@ -35,6 +35,7 @@ SEGMENT = 64  # frames whose first path is a constant velocity, and half the rea
 FASTEST = 3.0  # binned px per frame, largest velocity tried
 ANNEALING = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per binned px: coarse to fine, so that no wrong peak is met
 SETTLED_PX = 0.01
+SURE = 4.0  # standard errors by which a moving scene must fit better than a still one
 ALIGNED = 0.5  # confidence under which a frame is not claimed as aligned
 
 
@@ -177,13 +178,15 @@ def _taper(size: int) -> Floats:
     return window
 
 
-def _ring_mean(power: Tensor, spectra: Spectra) -> Tensor:
-    """Average ``(k,)`` over each ring and give every frequency its ring's value."""
+def _ring_sum(power: Tensor, spectra: Spectra) -> Tensor:
+    """Sum ``(k,)`` over each ring and give every frequency its ring's value."""
     size = int(spectra.ring.max()) + 1
     zeros = torch.zeros(size, dtype=power.dtype, device=power.device)
-    total = zeros.index_add(0, spectra.ring, power * spectra.weight)
-    count = zeros.index_add(0, spectra.ring, spectra.weight)
-    return (total / count.clamp(min=1e-9))[spectra.ring]
+    return zeros.index_add(0, spectra.ring, power * spectra.weight)[spectra.ring]
+
+
+def _ring_mean(power: Tensor, spectra: Spectra) -> Tensor:
+    return _ring_sum(power, spectra) / _ring_sum(torch.ones_like(power), spectra)
 
 
 def _whiten(spectra: Spectra) -> Spectra:
@@ -225,24 +228,39 @@ def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
 
 
 def _constant_velocity(spectra: Spectra) -> Floats:
-    """Try velocities on a grid; the one whose aligned sum has most power gives a straight path."""
+    """Try velocities on a grid; the one whose aligned sum has most power gives a straight path.
+
+    The grid is searched with one half of the frequencies; the other half must agree that the scene moves, or it is
+    taken to be still: of a thousand velocities one always fits the noise.
+    """
     n_frames = len(spectra.values)
     coarse = torch.hypot(spectra.ky, spectra.kx) <= ANNEALING[1]
-    values, weight = spectra.values[:, coarse], spectra.weight[coarse]
-    time = torch.arange(n_frames, device=values.device) - (n_frames - 1) / 2
+    part = spectra._replace(
+        **{name: getattr(spectra, name)[..., coarse] for name in ("values", "ky", "kx", "weight")}
+    )
+    searched = torch.rand(int(coarse.sum()), generator=torch.Generator().manual_seed(0)) < 0.5
+    searched = searched.to(part.weight.device)
     spacing = 0.75 / (ANNEALING[1] * n_frames)
     count = int(np.ceil(FASTEST / spacing))
-    speeds = (torch.arange(-count, count + 1, device=values.device) * spacing).float()
-    turn = 2j * torch.pi * time[:, None]
-    best, chosen = -1.0, (0.0, 0.0)
-    for vy in speeds.tolist():
-        moved = values * torch.exp(turn * (vy * spectra.ky[coarse]))
-        for vx in speeds.tolist():
-            total = (moved * torch.exp(turn * (vx * spectra.kx[coarse]))).sum(dim=0)
-            power = float((weight * total.abs().square()).sum())
-            if power > best:
-                best, chosen = power, (vy, vx)
-    return time.cpu().numpy()[:, None].astype(np.float64) * np.asarray(chosen)
+    speeds = (np.arange(-count, count + 1) * spacing).tolist()
+    best, velocity = -1.0, (0.0, 0.0)
+    for vy in speeds:
+        for vx, power in zip(speeds, _power_along(part, vy, speeds), strict=True):
+            total = float(power[searched].sum())
+            if total > best:
+                best, velocity = total, (vy, vx)
+    gain = (_power_along(part, velocity[0], [velocity[1]])[0] - _power_along(part, 0.0, [0.0])[0])[~searched]
+    if float(gain.sum()) < SURE * float(gain.square().sum().sqrt()):
+        velocity = (0.0, 0.0)
+    return np.asarray((np.arange(n_frames) - (n_frames - 1) / 2)[:, None] * np.asarray(velocity))
+
+
+def _power_along(spectra: Spectra, vy: float, speeds: list[float]) -> list[Tensor]:
+    """Return the ``(k,)`` power of the sum of frames aligned for constant velocities ``(vy, vx)``."""
+    time = torch.arange(len(spectra.values), device=spectra.values.device)[:, None] - (len(spectra.values) - 1) / 2
+    moved = spectra.values * torch.exp(2j * torch.pi * time * (vy * spectra.ky))
+    sums = ((moved * torch.exp(2j * torch.pi * time * (vx * spectra.kx))).sum(dim=0) for vx in speeds)
+    return [spectra.weight * total.abs().square() for total in sums]
 
 
 def _refine(spectra: Spectra, position: Floats, config: AlignConfig) -> Path2D:
@@ -281,6 +299,8 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
     aligned = _aligned(spectra, position)
     in_band = spectra.weight * (torch.hypot(spectra.ky, spectra.kx) <= band)
     wave = 2 * torch.pi * torch.stack((spectra.ky, spectra.kx))
+    # A ring's mean power strays by 1 / √(frequencies in it); what is no more than that is not taken for signal.
+    noise = 1 + _ring_sum(torch.ones_like(spectra.weight), spectra).rsqrt()
     pieces = torch.arange(len(aligned)).tensor_split(max(-(-len(aligned) // SEGMENT), 1))
     sums = torch.stack([aligned[piece[0] : piece[-1] + 1].sum(dim=0) for piece in pieces])
     gradient, information = [], []
@@ -289,7 +309,7 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
         n_near = sum(len(p) for p in pieces[near])
         total = sums[near].sum(dim=0)
         power = _ring_mean((total / n_near).abs().square(), spectra)
-        signal = (power - 1 / n_near).clamp(min=0) * (n_near / max(n_near - 1, 1))
+        signal = (power - noise / n_near).clamp(min=0) * (n_near / max(n_near - 1, 1))
         wiener = signal / (signal + 1 / max(n_near - 1, 1))
         own = aligned[piece[0] : piece[-1] + 1]
         others = (total - own) / max(n_near - 1, 1)

@@ -1,0 +1,117 @@
+"""Drift found in simulated movies, whose path is known, and the parts it is found with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from n2n_pipeline.config import AlignConfig
+from n2n_pipeline.drift import _choose_bin, _kalman, align_store, describe_shifts, estimate_drift
+from n2n_pipeline.errors import InputError
+from n2n_pipeline.sources.simulated import Detector, simulate_movie
+from n2n_pipeline.store import References, Shifts, open_store, write_movie
+
+
+def error_px(shifts: Shifts, truth: np.ndarray) -> float:
+    """Root mean square length of the error, a constant removed."""
+    error = shifts.dy_dx - truth
+    return float(np.sqrt(np.square(error - error.mean(axis=0)).sum(axis=1).mean()))
+
+
+def walk(n_frames: int, velocity: tuple[float, float], jitter: float, seed: int = 0) -> np.ndarray:
+    steps = np.asarray(velocity) + jitter * np.random.default_rng(seed).standard_normal((n_frames, 2))
+    return np.cumsum(steps, axis=0)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    def store(movie, references=None):
+        return write_movie(tmp_path / "movie.zarr", movie.counts, movie.info, references)
+
+    return store
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        (walk(40, (0.0, 0.0), 0.0), 0.15),  # a still movie is held still
+        (walk(40, (0.8, -0.5), 0.3), 0.5),  # jerks about a constant velocity
+        (walk(40, (1.9, 1.1), 0.1), 0.4),  # leaves half of the field of view behind
+    ],
+)
+def test_the_path_is_found_at_half_an_electron_per_pixel(stored, path, limit):
+    movie = simulate_movie((40, 160, 160), dose=0.5, drift=path, seed=4)
+    shifts = estimate_drift(stored(movie))
+    assert error_px(shifts, movie.shifts) < limit
+    assert shifts.dy_dx[0].tolist() == [0, 0]
+    assert shifts.confidence.min() > 0.9
+
+
+def test_a_long_movie_is_followed_through_its_segments(stored):
+    turns = np.linspace(0, 3 * np.pi, 150)
+    path = np.stack([12 * np.sin(turns), 9 * np.cos(turns)], axis=1)
+    movie = simulate_movie((150, 96, 96), dose=1.0, drift=path, seed=5)
+    assert error_px(estimate_drift(stored(movie)), path) < 0.6
+
+
+def test_noise_alone_has_no_drift_and_no_confidence(stored):
+    movie = simulate_movie((24, 64, 64), dose=0.01, seed=1)
+    flat = np.random.default_rng(0).poisson(0.5, movie.counts.shape).astype(np.uint16)
+    shifts = estimate_drift(stored(type(movie)(**{**vars(movie), "counts": flat})))
+    assert np.abs(shifts.dy_dx).max() < 2 or not shifts.confidence.any()
+    assert (shifts.confidence < 0.5).all() or error_px(shifts, np.zeros((24, 2))) < 1
+
+
+def test_hot_pixels_do_not_hold_a_drifting_scene(stored):
+    movie = simulate_movie((32, 128, 128), dose=0.5, drift=(0.7, 0.4), seed=2, detector=Detector(hot_pixels=12))
+    shifts = estimate_drift(stored(movie, References(defects=movie.defects)))
+    assert error_px(shifts, movie.shifts) < 0.5
+
+
+def test_the_table_is_saved_in_the_store(stored):
+    movie = simulate_movie((12, 64, 64), dose=2.0, drift=(0.5, 0.0), seed=3)
+    path = stored(movie).path
+    shifts = align_store(path)
+    saved = open_store(path).shifts
+    np.testing.assert_array_equal(saved.dy_dx, shifts.dy_dx)
+    np.testing.assert_array_equal(saved.confidence, shifts.confidence)
+
+
+def test_one_frame_cannot_drift(stored):
+    with pytest.raises(InputError, match="1 frame; pairs need at least 2"):
+        estimate_drift(stored(simulate_movie((1, 32, 32))))
+
+
+def test_the_smoother_weighs_as_least_squares_does():
+    """A random walk observed with noise: the posterior mean solves a tridiagonal system."""
+    rng = np.random.default_rng(0)
+    observed, information, step, velocity = rng.normal(size=9), rng.uniform(0.5, 2, 9), 0.3, 0.2
+    difference = np.diff(np.eye(9), axis=0)
+    precision = np.diag(information) + difference.T @ difference / step
+    mean = np.linalg.solve(precision, information * observed + difference.T @ np.full(8, velocity) / step)
+    smoothed, variance, lagged = _kalman(observed, information, step, velocity)
+    np.testing.assert_allclose(smoothed, mean, atol=1e-4)  # the filter's own prior is wide, not flat
+    covariance = np.linalg.inv(precision)
+    np.testing.assert_allclose(variance, np.diag(covariance), rtol=1e-4)
+    np.testing.assert_allclose(lagged[1:], np.diag(covariance, -1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "sides", "expected"),
+    [
+        (48, (256, 256), 1),  # a small movie is taken as it is
+        (100, (4096, 4096), 4),  # a large frame is binned to about 1000 px
+        (5000, (4096, 4096), 8),  # and more where many frames have to be kept
+    ],
+)
+def test_large_movies_are_binned_to_fit_the_budget(n_frames, sides, expected):
+    assert _choose_bin(n_frames, sides, AlignConfig().max_frequency_per_px) == expected
+
+
+def test_the_drift_is_told_in_a_sentence():
+    path = np.stack([np.linspace(0, 30, 11), np.linspace(0, 40, 11)], axis=1)
+    confidence = np.r_[np.ones(10), 0.2]
+    assert describe_shifts(Shifts(path, confidence)) == (
+        "drift of 50.0 px over the movie, 5.00 px per frame; 1 frames unsure (first: 10)"
+    )
+    assert "too faint" in describe_shifts(Shifts(path * 0, confidence * 0))

@@ -1,0 +1,132 @@
+"""Windows chosen without a truth, held against the truth of simulated movies."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from n2n_pipeline.config import SweepConfig
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.errors import InputError
+from n2n_pipeline.pairs import whole_shifts, window_frames
+from n2n_pipeline.sources.simulated import simulate_movie
+from n2n_pipeline.store import Shifts, write_movie, write_shifts
+from n2n_pipeline.sweep import FILTERS_PX, Risks, choose_window, default_windows, sweep_windows
+
+
+@pytest.fixture
+def stored(tmp_path):
+    def store(movie):
+        return write_movie(tmp_path / "movie.zarr", movie.counts, movie.info).path
+
+    return store
+
+
+def true_errors(movie, windows, shifts=None):
+    """Mean squared error of the best filtered average of each window, against the truth."""
+    errors = []
+    for window in windows:
+        by_filter = []
+        for sigma in FILTERS_PX:
+            error = []
+            for t in range(0, len(movie.counts), 3):
+                members = window_frames(len(movie.counts), t, window)
+                average = np.mean([movie.counts[f] for f in members], axis=0)
+                smooth = ndimage.gaussian_filter(average, sigma, mode="mirror") if sigma else average
+                error.append(np.mean((smooth - movie.truth[t]) ** 2))
+            by_filter.append(np.mean(error))
+        errors.append(min(by_filter))
+    return np.array(errors)
+
+
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("still", {}),
+        ("drifting", {"drift": (0.6, 0.3)}),
+        ("locally moving", {"sway": 4.0}),
+    ],
+)
+def test_the_chosen_window_is_nearly_as_good_as_the_one_picked_with_the_truth(stored, what, options):
+    movie = simulate_movie((32, 128, 128), dose=0.5, seed=3, **options)
+    result = sweep_windows(stored(movie))
+    windows = default_windows(32)
+    errors = true_errors(movie, windows)
+    lost_db = 10 * np.log10(errors[windows.index(result["window"])] / errors.min())
+    assert lost_db < 0.3
+    if what == "still":
+        assert result["window"] == 32
+    else:
+        assert result["window"] < 32
+
+
+def test_undoing_the_drift_allows_a_longer_window(stored):
+    movie = simulate_movie((32, 128, 128), dose=0.5, drift=(0.6, 0.3), seed=3)
+    path = stored(movie)
+    before = sweep_windows(path)["window"]
+    write_shifts(path, Shifts(movie.shifts, np.ones(32)))
+    assert sweep_windows(path)["window"] > before
+
+
+def test_the_risk_of_a_still_movie_is_the_variance_of_the_average():
+    """Flat scene, Poisson noise: without a filter the risk of a mean of W frames is variance / W."""
+    rng = np.random.default_rng(0)
+    dose, n_frames = 4.0, 24
+    movie = simulate_movie((n_frames, 8, 8))
+    counts = rng.poisson(dose, (n_frames, 96, 96)).astype(np.uint16)
+    from pathlib import Path
+
+    import zarr
+
+    from n2n_pipeline.store import MovieStore, References
+    from n2n_pipeline.sweep import measure_risks
+
+    array = zarr.create_array(zarr.storage.MemoryStore(), data=counts, chunks=(4, 96, 96))
+    info = type(movie.info)(counts.shape, counts.dtype, "array")
+    store = MovieStore(Path("memory"), info, array, References(), None, {})
+    risks = measure_risks(CorrectedMovie(store), (2, 8), 24)
+    unfiltered = risks.risk[:, :, 0].mean(axis=0) + risks.signal.mean()
+    np.testing.assert_allclose(unfiltered, [dose / 2, dose / 8], rtol=0.1)
+
+
+def test_a_held_out_frame_is_in_no_average_that_predicts_it(stored):
+    """One frame is bright; only its own prediction may be dark."""
+    movie = simulate_movie((9, 32, 32), dose=1.0)
+    counts = np.zeros_like(movie.counts)
+    counts[4] = 1000
+    store = CorrectedMovie(write_movie(stored(movie).parent / "bright.zarr", counts))
+    shifts = whole_shifts(store)
+    from n2n_pipeline.sweep import _growing_sums
+
+    whole = (slice(0, 32), slice(0, 32))
+    for t, expected in ((4, 0.0), (3, 1000.0)):
+        for total, count in _growing_sums(store, t, (2, 4, 8), whole, shifts):
+            assert total.max() == expected
+            assert count.min() in (2, 4, 8)
+
+
+def test_scores_are_ordered_and_the_interval_of_the_best_is_its_own():
+    rng = np.random.default_rng(0)
+    common = rng.normal(0, 5, (20, 1, 1))  # what a frame adds to all windows cancels
+    risk = common + np.array([3.0, 1.0, 1.01])[None, :, None] + rng.normal(0, 0.02, (20, 3, 1))
+    result = choose_window(Risks(np.repeat(risk, len(FILTERS_PX), axis=2), np.zeros(20)), (2, 4, 8))
+    assert result["window"] == 4
+    assert result["as_good"] == [4, 8]
+    for score in result["scores"]:
+        assert score["low"] <= score["risk"] <= score["high"]
+
+
+def test_the_result_is_written_as_json(stored, tmp_path):
+    file = tmp_path / "window.json"
+    result = sweep_windows(stored(simulate_movie((8, 32, 32))), SweepConfig(windows=(2, 4)), file)
+    assert json.loads(file.read_text()) == result
+    assert [score["window"] for score in result["scores"]] == [2, 4]
+
+
+def test_too_few_frames_are_refused(stored):
+    path = stored(simulate_movie((5, 32, 32)))
+    with pytest.raises(InputError, match="5 frames, window needs 8"):
+        sweep_windows(path, SweepConfig(windows=(8, 16)))
