@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import imagecodecs
@@ -50,8 +51,10 @@ class PngImage:
         check_range(start, stop, 1)
         frames = np.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
         with explaining(self.path, "PNG"):
+            raw = self._file.read(0, self._file.size)
+            _check_sums(self.path, raw)
             for frame in frames:
-                frame[...] = imagecodecs.png_decode(self._file.read(0, self._file.size))
+                frame[...] = imagecodecs.png_decode(raw)
         frames //= self._brightest_per_count
         return frames
 
@@ -73,3 +76,17 @@ class PngImage:
             raise InputError(self.path, f"claims {format_bytes(claimed)} in a {size} file")
         self._brightest_per_count = max(1, 255 // (2**bits - 1))  # the decoder stretches 1, 2 and 4 bits to 8
         self.info = MovieInfo((1, height, width), np.dtype(np.uint16 if bits == 16 else np.uint8), "images")
+
+
+def _check_sums(path: Path, raw: bytes) -> None:
+    """Hold each chunk against its checksum, which the decoder does not look at."""
+    start = 8
+    while start < len(raw):
+        length, name = struct.unpack_from(">I4s", raw, start)
+        end = start + 8 + length
+        if raw[end : end + 4] != zlib.crc32(raw[start + 4 : end]).to_bytes(4, "big"):
+            raise InputError(path, f"damaged in chunk {name.decode('latin-1')} at byte {start}")
+        if name == b"IEND":
+            return
+        start = end + 4
+    raise InputError(path, f"cut at byte {len(raw)}")
