@@ -83,6 +83,20 @@ def store_digest(store: Path) -> str | None:
     return None if manifest is None else manifest["digest"]
 
 
+def check_ours(store: Path) -> None:
+    """Refuse a path that has no records to be judged by.
+
+    Raises
+    ------
+    InputError
+        If there is nothing [66], or something that no stage wrote [65].
+    """
+    if not store.exists():
+        raise InputError(store, "no such file", code=ExitCode.NO_INPUT)
+    if not (store / RECORDS).is_dir():
+        raise InputError(store, "was not made by n2n-pipeline, or has lost its records")
+
+
 def verify(store: Path) -> dict[str, Any]:
     """Read every byte of a store again and compare with what was recorded.
 

@@ -61,6 +61,8 @@ def test_ingest_loads_no_torch():
     ("words", "line", "code"),
     [
         (["info", "no.mrc"], "no.mrc: no such file", 66),
+        (["verify", "no.zarr"], "no.zarr: no such file", 66),
+        (["status", "no.zarr"], "no.zarr: no such file", 66),
         (["run", "no.mrc", "out"], "no.mrc: no such file", 66),
         (["ingest", "no.mrc", "no.zarr"], "no.mrc: no such file", 66),
         (["ingest", "a.mrc", "--bin", "x"], "--bin: ingest.bin must be a whole number, got 'x'", 78),

@@ -1,6 +1,7 @@
 """The whole road as a user takes it: the command, each in a process, on a tiny movie whose truth is known."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from typing import NamedTuple
 import mrcfile
 import numpy as np
 import pytest
+import xarray as xr
 
 from n2n_pipeline.config import RunConfig
+from n2n_pipeline.pairs import pairs
 from n2n_pipeline.run import DEMO
 from n2n_pipeline.settings_file import load_settings
 from n2n_pipeline.sources import open_movie, read_image
@@ -155,6 +158,32 @@ def test_looking_at_a_store_prints_json(command, keys, outdir, n2n_pipeline):
     end = n2n_pipeline(command, outdir / "denoised.zarr", "--json")
     assert end.returncode == 0, end.stderr
     assert keys <= set(json.loads(end.stdout))
+
+
+def test_a_changed_byte_is_found_by_verify(outdir, n2n_pipeline, tmp_path):
+    copy = tmp_path / "denoised.zarr"
+    shutil.copytree(outdir / "denoised.zarr", copy)
+    shard = next(path for path in (copy / "0" / "c").rglob("*") if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    end = n2n_pipeline("verify", copy, "--json")
+    assert end.returncode == 76
+    assert json.loads(end.stdout)["changed"] == [str(shard.relative_to(copy))]
+
+
+def test_pairs_are_what_the_library_gives_and_can_be_trained_on(outdir, n2n_pipeline, tmp_path):
+    store = outdir / "movie.zarr"
+    for name in ("pairs.zarr", "pairs"):
+        end = n2n_pipeline("pairs", store, tmp_path / name, "--window", "8", "--stride", "4")
+        assert end.returncode == 0, end.stderr
+    halves = pairs(store, window=8, stride=4)
+    with xr.open_zarr(tmp_path / "pairs.zarr", consolidated=False) as written:
+        xr.testing.assert_identical(written.load(), halves.compute())
+    for t, image in zip((0, 4, 8), halves["odd"].to_numpy(), strict=True):
+        np.testing.assert_array_equal(read_image(tmp_path / "pairs" / "odd" / f"{t:05d}.tif"), image)
+    end = n2n_pipeline("train", tmp_path / "pairs", "-o", tmp_path / "model", *SETTINGS)
+    assert end.returncode == 0, end.stderr
 
 
 def test_align_and_sweep_print_what_programs_rely_on(outdir, n2n_pipeline, tmp_path):

@@ -54,6 +54,20 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def minutes(text: str) -> float:
+    """Parse a time: ``90s``, ``10m``, ``2h``; a bare number is minutes.
+
+    Examples
+    --------
+    >>> minutes("90s"), minutes("10m"), minutes("2h")
+    (1.5, 10.0, 120.0)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is not of the form 90s, 10m or 2h")
+    return float(match[1]) * {"s": 1 / 60, "h": 60}.get(match[2], 1)
+
+
 def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
     """Put several options into one decorator; ``--help`` lists them in this order."""
 

@@ -12,6 +12,7 @@ import click
 from n2n_pipeline.cli import options
 from n2n_pipeline.cli.faults import log_beside
 from n2n_pipeline.cli.options import PATH, everywhere, print_json, print_lines, ranges
+from n2n_pipeline.errors import ExitCode
 
 
 @click.command()
@@ -70,9 +71,9 @@ def view(stores: tuple[Path, ...], address: str, expose: bool, no_browser: bool)
 @everywhere
 def info(path: Path, as_json: bool) -> None:
     """Tell what a movie or store is: shape, type, pixel size, dose, progress, provenance."""
-    from n2n_pipeline.store import describe
+    from n2n_pipeline.info import read_info
 
-    (print_json if as_json else print_lines)(describe(path))
+    (print_json if as_json else print_lines)(read_info(path))
 
 
 @click.command()
@@ -81,9 +82,13 @@ def info(path: Path, as_json: bool) -> None:
 @everywhere
 def verify(store: Path, as_json: bool) -> None:
     """Hash every file of STORE again and compare; ends with 76 if anything is not as it was written."""
-    from n2n_pipeline.records import verify as verify_store
+    from n2n_pipeline import manifest
 
-    (print_json if as_json else print_lines)(verify_store(store))
+    manifest.check_ours(store)
+    found = manifest.verify(store)
+    (print_json if as_json else print_lines)(found)
+    if not found["ok"]:
+        raise SystemExit(ExitCode.CORRUPT)
 
 
 @click.command()
@@ -92,21 +97,24 @@ def verify(store: Path, as_json: bool) -> None:
 @everywhere
 def status(store: Path, as_json: bool) -> None:
     """Tell which parts of STORE are done, missing or failed."""
-    from n2n_pipeline.records import status as status_of
+    from n2n_pipeline import manifest
 
-    (print_json if as_json else print_lines)(status_of(store))
+    manifest.check_ours(store)
+    (print_json if as_json else print_lines)(manifest.status(store))
 
 
 @click.command("import-weights")
 @click.argument("file", type=PATH, metavar="FILE.pth")
 @click.option("-o", "--output", required=True, type=PATH, metavar="MODEL", help="Folder for the model.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Value that the network saw as 1.")
+@click.option("--window", type=click.IntRange(min=2), default=2, show_default=True, help="Frames to average.")
 @everywhere
-def import_weights(file: Path, output: Path) -> None:
+def import_weights(file: Path, output: Path, scale: float, window: int) -> None:
     """Convert a .pth state dict of the student project or the cryo-EM port; nothing in it is run."""
-    from n2n_pipeline.checkpoint import import_weights as convert
+    from n2n_pipeline import checkpoint
 
     log_beside(output)
-    click.echo(convert(file, output))
+    click.echo(checkpoint.import_weights(file, output, scale, window))
 
 
 COMMANDS = (report, export, view, info, verify, status, import_weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,20 +95,44 @@ def sweep(
 @options.window
 @options.steps
 @options.device
+@options.setting("--init", "train.init", "Model to start from.", type=PATH, metavar="MODEL")
+@options.setting(
+    "--time", "train.time_minutes", "Train so long instead, as 10m or 2h.", type=options.minutes, metavar="T"
+)
 @click.option("--slurm", type=PATH, metavar="F", help="Write and submit this training as a SLURM job.")
+@click.option("--dry-run", is_flag=True, help="With --slurm: print the job instead.")
 @configured
-def train(stores: tuple[Path, ...], output: Path, slurm: Path | None, config: RunConfig, restart: bool) -> None:
+def train(
+    stores: tuple[Path, ...], output: Path, slurm: Path | None, dry_run: bool, config: RunConfig, restart: bool
+) -> None:
     """Train a network on the pairs of STORE...; a store may be a folder with even/ and odd/ images."""
-    from n2n_pipeline.cluster import submit_job
+    if slurm is not None:
+        _submit(slurm, output, dry_run)
+        return
     from n2n_pipeline.records import catch_signals
     from n2n_pipeline.training import train_model
 
     log_beside(output)
-    if slurm is not None:
-        click.echo(f"job {submit_job(slurm, options.words_without('--slurm'), output.with_suffix('.sbatch'))}")
-        return
     with catch_signals():
-        click.echo(train_model(stores, output, config, restart=restart))
+        model = train_model(stores, output, config, restart=restart)
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(model)
+
+
+def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
+    """Hand this command, less what makes it a job, to SLURM; or show what would be handed over."""
+    from n2n_pipeline.cluster import job_script, submit_job
+    from n2n_pipeline.config import SlurmConfig
+    from n2n_pipeline.settings_file import read_settings
+
+    words = [word for word in options.words_without("--slurm") if word != "--dry-run"]
+    text = job_script(read_settings(SlurmConfig, slurm), words, output.name)
+    if dry_run:
+        click.echo(text, nl=False)
+        return
+    script = output.with_suffix(".sbatch")
+    script.write_text(text)
+    click.echo(f"job {submit_job(script)}")
 
 
 @click.command()
