@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from n2n_pipeline.gathering import Statistics
 
@@ -23,7 +22,8 @@ NEIGHBOURHOOD = 5  # px; a defect is judged against the median of so many by so 
 REACH = NEIGHBOURHOOD // 2
 BAND_ROWS = 64
 SAMPLE_BANDS = 8  # tell how far means usually stray
-CHANCE = 1e-9  # one-sided probability under which a pixel's mean is not noise: six standard deviations
+SIGMAS = 6.0  # standard deviations beyond which a pixel's mean is not noise
+CHANCE = 1e-9  # one-sided probability of that many
 LINE_RATIO = 4.0  # a row or column whose temporal variance differs from its neighbours' by this is broken
 LINE_PIXELS = 512  # of a row or column, enough for its median
 
@@ -99,10 +99,10 @@ class _Seen:
         outer = slice(rows.start - above, min(rows.stop + REACH, self.statistics.shape[0]))
         inner = slice(above, above + rows.stop - rows.start)
         mean, variance = self.mean(outer), self.variance(outer)
-        return _Band(mean[inner], variance[inner], _local_median(mean)[inner], _local_median(variance)[inner])
+        return _Band(mean[inner], variance[inner], local_median(mean)[inner], local_median(variance)[inner])
 
 
-def _local_median(image: Floats) -> Floats:
+def local_median(image: Floats) -> Floats:
     """Return the median along y of medians along x over the neighbourhood, 30 times faster than a true median.
 
     It ignores lone outliers, rows and columns as a true median does.
@@ -127,7 +127,7 @@ def _usual_stray(movie: _Seen, bands: list[slice]) -> float:
     strays = np.concatenate([np.abs(band.mean - band.local_mean).ravel() for band in sample])
     deviation = 1.4826 * float(np.median(strays))  # standard deviation of a normal distribution
     largest = max(float(np.abs(band.mean).max()) for band in sample)
-    return max(-float(special.ndtri(CHANCE)) * deviation, 1e-6 * largest)
+    return max(SIGMAS * deviation, 1e-6 * largest)
 
 
 def _events(band: _Band, n_frames: int) -> Floats:
@@ -147,9 +147,20 @@ def _outlying(band: _Band, events: Floats, usual: float) -> Bools:
     # Few electrons stray further upwards than a normal distribution does: Poisson's upper limit holds there.
     upwards = np.nonzero(strays > usual)
     seen = np.maximum(events[upwards], 1e-12)
-    limit = (special.gammaincinv(seen + 1.0, 1.0 - CHANCE) - seen) * np.abs(band.local_mean[upwards]) / seen
+    limit = (_poisson_limit(seen) - seen) * np.abs(band.local_mean[upwards]) / seen
     bad[upwards] = strays[upwards] > limit
     return np.asarray(bad)
+
+
+def _poisson_limit(expected: Floats) -> Floats:
+    """Return the count that a Poisson variable exceeds as rarely as a normal one exceeds ``SIGMAS``.
+
+    References
+    ----------
+    Wilson & Hilferty (1931), PNAS 17, 684-688: chi-squared, and so Poisson, by the cube of a normal variable.
+    """
+    shape = expected + 1.0
+    return np.asarray(shape * (1.0 - 1.0 / (9.0 * shape) + SIGMAS / (3.0 * np.sqrt(shape))) ** 3)
 
 
 def _stuck(band: _Band, events: Floats) -> Bools:
@@ -165,5 +176,5 @@ def _broken_lines(movie: _Seen, axis: int) -> Bools:
     every[axis] = slice(None)
     variance = movie.variance(*every)
     line = np.median(variance, axis=1 - axis) if min(shape) >= 32 else variance.mean(axis=1 - axis)
-    local = _local_median(line[np.newaxis])[0]
+    local = local_median(line[np.newaxis])[0]
     return np.expand_dims((line < local / LINE_RATIO) | (line > local * LINE_RATIO), 1 - axis)

@@ -68,7 +68,7 @@ def ingest_movie(
     restart : bool
         Throw away a store that was begun with other settings.
     threads : int, optional
-        Units in work at a time; by default one per core.
+        Units in work at a time; by default one more than cores, as one waits for the disk.
     client : distributed.Client, optional
         Workers that do the work instead of threads; see `cluster.connect`.
 
@@ -95,7 +95,7 @@ def ingest_movie(
         plan = _plan(movie, output, config, reduced, references)
         with Ledger(output, plan.fingerprint, [*plan.spans, *plan.levels], restart) as ledger:
             if not ledger.finished:
-                _write(plan, ledger, client or threads or _count_cores())
+                _write(plan, ledger, client or threads or _count_cores() + 1)
     return output
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from n2n_pipeline.config import IngestConfig
+from n2n_pipeline.defects import local_median
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources import read_image
 from n2n_pipeline.sources.movie import MovieInfo
@@ -117,7 +117,7 @@ def suggest_orientation(config: IngestConfig, movie: ReducedMovie, mean: Floats)
 
 def _detail(image: Floats) -> Floats:
     """Return what is pixel-fine in an image, with mean 0 and standard deviation 1, outliers clipped."""
-    fine = image - ndimage.uniform_filter(image, 9, mode="mirror")
+    fine = image - local_median(image)
     spread = max(1.4826 * float(np.median(np.abs(fine))), 1e-30)  # robust standard deviation
     fine = np.clip(fine, -4 * spread, 4 * spread)
     return (fine - fine.mean()) / max(float(fine.std()), 1e-30)  # type: ignore[no-any-return]
