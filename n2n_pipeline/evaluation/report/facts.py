@@ -60,6 +60,8 @@ def headline_facts(run: Run) -> Rows:
     if run.movie is not None and run.movie.shifts is not None:
         shifts = run.movie.shifts.dy_dx
         facts.append(("Drift", f"{np.hypot(*(shifts - shifts[0]).T).max():.1f} px"))
+    if isinstance(run.metrics.get("snr_db"), int | float):
+        facts.append(("SNR against the truth", f"{run.metrics['snr_db']:.1f} dB"))
     return facts
 
 

@@ -64,7 +64,11 @@ def write_report(output: Path, report: Path | None = None) -> Path:
     target = report or run.folder / "report.html"
     for part in run.missing:
         _log.warning("report: %s: %s", part.what, part.why)
-    page = render(run)
+    try:
+        page = render(run)
+    finally:
+        if run.truth is not None:
+            run.truth.close()
     with one_line_errors(target):
         write_atomically(target, page)
     return target
