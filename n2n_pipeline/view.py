@@ -7,6 +7,7 @@ which the page decodes itself. Both answer only under a random token, so that no
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import secrets
 import shlex
@@ -127,6 +128,8 @@ def _import_neuroglancer() -> Any:
     except ImportError as error:
         todo = "install it: pip install 'n2n-pipeline[view]'"
         raise InputError("view", "needs neuroglancer", todo, ExitCode.UNAVAILABLE) from error
+    # Its server would otherwise send every log record of this process to stderr.
+    logging.getLogger("tornado").addHandler(logging.NullHandler())
     return neuroglancer
 
 
