@@ -128,8 +128,8 @@ def _import_neuroglancer() -> Any:
     except ImportError as error:
         todo = "install it: pip install 'n2n-pipeline[view]'"
         raise InputError("view", "needs neuroglancer", todo, ExitCode.UNAVAILABLE) from error
-    # Its server would otherwise send every log record of this process to stderr.
-    logging.getLogger("tornado").addHandler(logging.NullHandler())
+    # With no handler at the root, it adds one that writes every record of this process to stderr.
+    logging.getLogger().addHandler(logging.NullHandler())
     return neuroglancer
 
 
