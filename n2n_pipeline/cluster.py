@@ -24,8 +24,25 @@ from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.settings_file import read_settings
 
 LOOPBACK = "127.0.0.1"
+REACH_SECONDS = 10
+NO_DASHBOARD = {
+    "dashboard": False,
+    "dashboard_address": f"{LOOPBACK}:0",
+}  # its port is asked for all the same: any free one
 STOP_SECONDS = 120
 """How long before its end SLURM asks a job to stop; a unit takes seconds."""
+_LAUNCH = r"""first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+address=${{address:-$first}}
+port=$((20000 + SLURM_JOB_ID % 10000))
+srun --kill-on-bad-exit=1 {python} -m n2n_pipeline.training.torchrun \
+    --nnodes="$SLURM_NNODES" --nproc-per-node={processes} --rdzv-backend=c10d \
+    --rdzv-id="$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}" --rdzv-endpoint="$address:$port" \
+    -m n2n_pipeline {words}
+code=$?
+[ $code -eq {stopped} ] && scontrol requeue "$SLURM_JOB_ID"
+exit $code
+"""
 
 
 @contextmanager
@@ -68,7 +85,12 @@ def connect(where: str) -> Iterator[Client | None]:
 
 def _local_workers(count: int) -> Any:
     return LocalCluster(
-        n_workers=count or None, threads_per_worker=1, processes=True, host=LOOPBACK, dashboard_address=None
+        n_workers=count or None,
+        threads_per_worker=1,
+        processes=True,
+        host=LOOPBACK,
+        dashboard_address=None,
+        scheduler_kwargs=NO_DASHBOARD,
     )
 
 
@@ -102,7 +124,7 @@ def _slurm_workers(file: Path) -> Any:
         protocol="tls://",
         security=Security.temporary(),
         shared_temp_directory=str(Path.cwd()),
-        scheduler_options={"dashboard_address": None, "allowed_failures": 10},
+        scheduler_options={**NO_DASHBOARD, "allowed_failures": 10},
         worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", "30s"],
     )
     cluster.scale(jobs=asked.jobs)
@@ -111,13 +133,16 @@ def _slurm_workers(file: Path) -> Any:
 
 def _reach(address: str) -> Client:
     try:
-        return Client(address, timeout=10)
+        return Client(address, timeout=REACH_SECONDS)
     except OSError as error:
         raise InputError(address, "no scheduler answers there", code=ExitCode.UNAVAILABLE) from error
 
 
 def job_script(asked: SlurmConfig, words: Sequence[str], name: str) -> str:
-    """Write the text of a job that runs one of our commands, again and again until it is done.
+    """Write the text of a job that trains, on one node or several, again and again until it is done.
+
+    A training that was stopped, by SLURM before the time limit or by the loss of a process, ends with exit code
+    75, and the job puts itself back into the queue; it then continues.
 
     Parameters
     ----------
@@ -134,38 +159,38 @@ def job_script(asked: SlurmConfig, words: Sequence[str], name: str) -> str:
         "open-mode": "append",
         "partition": asked.partition,
         "account": asked.account,
-        "ntasks": 1,
+        "nodes": asked.nodes,
+        "ntasks-per-node": 1,
         "cpus-per-task": asked.cores,
         "mem": f"{round(asked.memory_gb * 1000)}M",
         "time": asked.time,
         "signal": f"TERM@{STOP_SECONDS}",
     }
-    start = shlex.join([sys.executable, "-m", "n2n_pipeline", *words])
+    interface = asked.interface
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None),
         "#SBATCH --requeue",
         *(f"#SBATCH {directive}" for directive in asked.directives),
         *asked.setup,
-        f"srun {start}",
-        "code=$?",
-        f'[ $code -eq {ExitCode.STOPPED.value} ] && scontrol requeue "$SLURM_JOB_ID"',
-        "exit $code",
+        *([f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME={interface}"] if interface else []),
     ]
-    return "\n".join(lines) + "\n"
+    launch = _LAUNCH.format(
+        python=shlex.quote(sys.executable),
+        processes=asked.processes_per_node,
+        words=shlex.join(words),
+        stopped=ExitCode.STOPPED.value,
+    )
+    return "\n".join(lines) + "\n" + launch
 
 
-def submit_job(file: Path, words: Sequence[str], script: Path) -> str:
-    """Write a job's script and hand it to SLURM.
+def submit_job(script: Path) -> str:
+    """Hand a job's script to SLURM.
 
     Parameters
     ----------
-    file : pathlib.Path
-        YAML file, see `config.SlurmConfig`.
-    words : sequence of str
-        The command line after ``n2n-pipeline``.
     script : pathlib.Path
-        Where the script goes; its name is the job's.
+        As `job_script` wrote it.
 
     Returns
     -------
@@ -177,7 +202,6 @@ def submit_job(file: Path, words: Sequence[str], script: Path) -> str:
     InputError
         If there is no SLURM, or it refuses.
     """
-    script.write_text(job_script(read_settings(SlurmConfig, file), words, script.stem))
     try:
         answer = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=True)
     except FileNotFoundError as error:

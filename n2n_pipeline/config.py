@@ -177,19 +177,23 @@ class SlurmConfig(Settings):
 
     jobs: Positive = 2
     """Workers, each a job of its own; a single job ignores it."""
-    partition: str | None = Field(default=None, pattern=r"[\w.,-]+")
-    account: str | None = Field(default=None, pattern=r"[\w.-]+")
+    nodes: Positive = 1
+    """Nodes of a single job; workers ignore it."""
+    processes_per_node: Positive = 1
+    """Processes of a single job on each node: as many as it has GPUs. Workers ignore it."""
+    partition: str | None = Field(default=None, pattern=r"^[\w.,-]+$")
+    account: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     cores: Positive = 2
     """Cores of a job; a worker uses them for one task at a time."""
     memory_gb: float = Field(default=8, gt=0)
     """Memory of a job, in GB."""
-    time: str = Field(default="04:00:00", pattern=r"(\d+-)?\d+:\d\d:\d\d")
+    time: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
     """Longest time of a job, as ``hours:minutes:seconds``; what is not done by then is continued by another."""
-    interface: str | None = Field(default=None, pattern=r"[\w.-]+")
+    interface: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """Network between the nodes, such as ``ib0``; by default the one of the host's name."""
-    directives: tuple[Annotated[str, Field(pattern=r"--[^\n]+")], ...] = ()
+    directives: tuple[Annotated[str, Field(pattern=r"^--[^\n]+$")], ...] = ()
     """Further words for ``#SBATCH``, such as ``--gres=gpu:1``."""
-    setup: tuple[Annotated[str, Field(pattern=r"[^\n]+")], ...] = ()
+    setup: tuple[Annotated[str, Field(pattern=r"^[^\n]+$")], ...] = ()
     """Shell lines that come first, such as ``module load cuda``."""
 
 

@@ -135,7 +135,6 @@ def pass_with_workers(work: Work, ledger: Ledger, client: Client) -> Statistics:
         write_atomically(output / FAILED, to_json(failed))
         name, error = next(iter(failed.items()))
         raise InputError(work.output, f"{len(failed)} parts failed, first {name}: {error}", "all others are done")
-    (output / FAILED).unlink(missing_ok=True)
     return _gather_with_workers(work, client)
 
 

@@ -39,6 +39,7 @@ from n2n_pipeline.files import (
 )
 from n2n_pipeline.lock import RunLock
 from n2n_pipeline.manifest import (
+    FAILED,
     RECORDS,
     absent,
     check_complete,
@@ -300,6 +301,7 @@ class Ledger:
         for folder in _sync_files(self.store, others):
             sync(folder)
         files |= {name: _entry(self.store / name) for name in others}
+        (self.store / FAILED).unlink(missing_ok=True)
         write_atomically(manifest, to_json({"stamp": self.stamp, "files": files, "digest": digest_json(files)}))
 
 
