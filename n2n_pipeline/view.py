@@ -123,13 +123,13 @@ def napari_command(stores: Sequence[Path]) -> str:
 
 
 def _import_neuroglancer() -> Any:
+    # With no handler at the root, neuroglancer adds one that writes every record of this process to stderr.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         import neuroglancer  # noqa: PLC0415  an extra, for `view` alone
     except ImportError as error:
         todo = "install it: pip install 'n2n-pipeline[view]'"
         raise InputError("view", "needs neuroglancer", todo, ExitCode.UNAVAILABLE) from error
-    # With no handler at the root, it adds one that writes every record of this process to stderr.
-    logging.getLogger().addHandler(logging.NullHandler())
     return neuroglancer
 
 
