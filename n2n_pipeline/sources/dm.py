@@ -70,7 +70,8 @@ class DmMovie:
         n_bytes = shape[0] * shape[1] * shape[2] * dtype.itemsize
         if n_bytes > data.n_bytes:
             raise InputError(self.path, f"tags promise {shape} pixels ({n_bytes} B), data has {data.n_bytes} B")
-        self._frames = RawFrames(self._file, data.offset, n_bytes // shape[0], shape[1:], dtype)
+        offsets = range(data.offset, data.offset + n_bytes, n_bytes // shape[0])
+        self._frames = RawFrames(self._file, offsets, shape[1:], dtype)
         facts = _read_facts(self._file, tags, image)
         self.info = MovieInfo(shape, dtype.newbyteorder("="), "dm", **facts)
 

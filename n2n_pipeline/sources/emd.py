@@ -134,10 +134,11 @@ def _locate_frames(path: Path, dataset: h5py.Dataset, shape: tuple[int, int, int
         return None
     frame_bytes = shape[1] * shape[2] * dataset.dtype.itemsize
     file = InputFile(path)
-    if offset + shape[0] * frame_bytes > file.size:
+    end = offset + shape[0] * frame_bytes
+    if end > file.size:
         file.close()
-        raise InputError(path, f"{dataset.name} is cut: it should end at byte {offset + shape[0] * frame_bytes}")
-    return RawFrames(file, offset, frame_bytes, shape[1:], dataset.dtype)
+        raise InputError(path, f"{dataset.name} is cut: it should end at byte {end}")
+    return RawFrames(file, range(offset, end, frame_bytes), shape[1:], dataset.dtype)
 
 
 def _velox_facts(dataset: h5py.Dataset) -> dict[str, Any]:

@@ -6,12 +6,14 @@ refused by name before a dataset is opened. Soft links are not followed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +92,14 @@ def find_datasets(path: Path, root: h5py.Group) -> dict[str, h5py.Dataset]:
 
 
 def check_dataset(path: Path, dataset: h5py.Dataset) -> None:
-    """Refuse a dataset that lies outside its file, or claims far more than the file can hold.
+    """Refuse a dataset that lies outside its file, needs a missing codec, or claims more than the file can hold.
 
     Raises
     ------
     InputError
         With the code for refused input where another file would be read.
     """
+    _check_filters(path, dataset)
     if dataset.external or dataset.is_virtual:
         what = f"{dataset.name} keeps its data in other files"
         raise InputError(path, what, "copy the data into the file", code=ExitCode.REFUSED)
@@ -107,6 +110,18 @@ def check_dataset(path: Path, dataset: h5py.Dataset) -> None:
     chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
     if dataset.chunks and chunk_bytes > _MAX_CHUNK_BYTES:
         raise InputError(path, f"{dataset.name} has chunks of {format_bytes(chunk_bytes)}")
+
+
+def _check_filters(path: Path, dataset: h5py.Dataset) -> None:
+    """Refuse compressions that HDF5 does not know, even with `hdf5plugin` if that is installed."""
+    with contextlib.suppress(ImportError):
+        import_module("hdf5plugin")
+    settings = dataset.id.get_create_plist()
+    for number in range(settings.get_nfilters()):
+        code, *_, name = settings.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            what = f"compression {code} ({name.decode('latin-1')}) needs hdf5plugin"
+            raise InputError(path, what, "pip install hdf5plugin", ExitCode.UNAVAILABLE)
 
 
 def read_attributes(path: Path, node: h5py.Dataset, names: Sequence[str]) -> list[str]:

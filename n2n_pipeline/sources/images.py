@@ -127,8 +127,8 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
 
     Examples
     --------
-    >>> sorted([Path("f10.tif"), Path("f2.tif"), Path("f2b.tif")], key=natural_key)
-    [PosixPath('f2.tif'), PosixPath('f2b.tif'), PosixPath('f10.tif')]
+    >>> [path.name for path in sorted([Path("f10.tif"), Path("f2.tif"), Path("f2b.tif")], key=natural_key)]
+    ['f2.tif', 'f2b.tif', 'f10.tif']
     """
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]

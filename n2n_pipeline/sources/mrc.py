@@ -57,6 +57,10 @@ class _Layout(NamedTuple):
         return self.row_bytes * self.shape[1]
 
     @property
+    def offsets(self) -> range:
+        return range(self.offset, self.end, self.frame_bytes)
+
+    @property
     def end(self) -> int:
         return self.offset + self.frame_bytes * self.shape[0]
 
@@ -105,7 +109,7 @@ class MrcMovie:
         mode = int(header["mode"])
         dtype = np.dtype(order + _DTYPES[mode])
         columns = layout.row_bytes // dtype.itemsize
-        frames = RawFrames(self._file, layout.offset, layout.frame_bytes, (layout.shape[1], columns), dtype)
+        frames = RawFrames(self._file, layout.offsets, (layout.shape[1], columns), dtype)
         if mode == 0:
             dtype, doubts = _byte_type(header, order, frames.read(0, 1), options.unsigned)
             warnings += doubts

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import Counts
 
-_DEVICE_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EREMOTEIO})
+_DEVICE_ERRORS = {"EIO", "ENXIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO"}  # by name: not every system has them all
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a FIFO must not block us
 
 
@@ -121,26 +121,26 @@ class InputFile:
 
 
 class RawFrames(NamedTuple):
-    """Uncompressed frames that lie at equal distances in a file."""
+    """Uncompressed frames in a file."""
 
     file: InputFile
-    offset: int
-    """Byte at which frame 0 starts."""
-    stride: int
-    """Bytes from the start of a frame to the start of the next."""
+    offsets: Sequence[int]
+    """Byte at which each frame starts; a `range` where they lie at equal distances."""
     shape: tuple[int, int]
     """Height and width, ``(y, x)``."""
     dtype: np.dtype[np.generic]
     """Type on disk, in the file's byte order."""
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
     def read(self, start: int, stop: int) -> Counts:
         """Read frames into a fresh ``(t, y, x)`` array in native byte order."""
         frames = np.empty((stop - start, *self.shape), self.dtype)
-        if self.stride == frames[:1].nbytes:
-            self.file.read_into(frames, self.offset + start * self.stride)
-        else:
-            for frame, t in zip(frames, range(start, stop), strict=True):
-                self.file.read_into(frame, self.offset + t * self.stride)
+        for frame, offset in zip(frames, self.offsets[start:stop], strict=True):
+            self.file.read_into(frame, offset)
         return to_native(frames)
 
 
@@ -223,6 +223,7 @@ def explaining(path: Path, kind: str) -> Iterator[None]:
     except MemoryError as error:
         raise InputError(path, f"this {kind} file asks for more memory than there is") from error
     except Exception as error:
-        code = ExitCode.IO if getattr(error, "errno", None) in _DEVICE_ERRORS else ExitCode.BAD_DATA
+        number = getattr(error, "errno", None)
+        code = ExitCode.IO if errno.errorcode.get(number or 0) in _DEVICE_ERRORS else ExitCode.BAD_DATA
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise InputError(path, f"damaged or not a readable {kind} file ({reason})", code=code) from error

@@ -20,7 +20,7 @@ import numpy as np
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
-from n2n_pipeline.sources.raw import InputFile, accept_cut, check_range, check_real, explaining, to_native
+from n2n_pipeline.sources.raw import InputFile, RawFrames, accept_cut, check_range, check_real, explaining
 from n2n_pipeline.sources.units import known, to_angstrom, warn_if_oblong
 
 _MAGIC = b"II\x97\x01"
@@ -69,10 +69,7 @@ class SerMovie:
     def read_frames(self, start: int, stop: int) -> Counts:
         """Read frames ``start`` to ``stop - 1`` as a fresh ``(t, y, x)`` array."""
         check_range(start, stop, self.info.shape[0])
-        frames = np.empty((stop - start, *self.info.shape[1:]), self._dtype)
-        for frame, offset in zip(frames, self._offsets[start:stop], strict=True):
-            self._file.read_into(frame, offset + _ELEMENT.itemsize)
-        return np.ascontiguousarray(to_native(frames)[:, ::-1])
+        return np.ascontiguousarray(self._frames.read(start, stop)[:, ::-1])
 
     def close(self) -> None:
         """Let go of the file."""
@@ -84,16 +81,17 @@ class SerMovie:
         height, width = int(first["height"]), int(first["width"])
         if min(height, width) < 1:
             raise InputError(self.path, f"bad shape {(len(offsets), height, width)}")
-        self._dtype = _pixel_type(self.path, int(first["dtype"]))
-        n_whole = _count_whole(self._file, offsets, first, height * width * self._dtype.itemsize)
+        dtype = _pixel_type(self.path, int(first["dtype"]))
+        n_whole = _count_whole(self._file, offsets, first, height * width * dtype.itemsize)
         x_size, y_size = to_angstrom(first["x_size"], "m"), to_angstrom(first["y_size"], "m")
         warnings = warn_if_oblong(x_size, y_size)
         if n_whole < len(offsets):
             warnings += (accept_cut(self.path, n_whole, len(offsets), options.allow_truncated),)
-        self._offsets = offsets[:n_whole]
+        pixels = [offset + _ELEMENT.itemsize for offset in offsets[:n_whole]]
+        self._frames = RawFrames(self._file, pixels, (height, width), dtype)
         self.info = MovieInfo(
             (n_whole, height, width),
-            self._dtype.newbyteorder("="),
+            dtype.newbyteorder("="),
             "ser",
             pixel_size=x_size,
             warnings=warnings,

@@ -7,8 +7,8 @@ may have one page only (ImageJ above 4 GiB, tifffile when cut): its frames are t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -17,7 +17,15 @@ from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.raw import InputFile, RawFrames, accept_cut, check_range, explaining
-from n2n_pipeline.sources.tiff_pages import Page, check_page, count_held_bytes, decode_page, list_pages, walk_pages
+from n2n_pipeline.sources.tiff_pages import (
+    Page,
+    check_page,
+    count_held_bytes,
+    decode_page,
+    lies_raw,
+    list_pages,
+    walk_pages,
+)
 from n2n_pipeline.sources.tiff_tags import read_facts, read_leading_sizes
 
 
@@ -51,8 +59,8 @@ class TiffMovie:
         """Read frames ``start`` to ``stop - 1`` as a fresh ``(t, y, x)`` array."""
         check_range(start, stop, self.info.shape[0])
         with explaining(self.path, "TIFF"):
-            if self._stack:
-                return self._stack.read(start, stop)
+            if self._raw:
+                return self._raw.read(start, stop)
             frames = np.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
             for frame, page in zip(frames, self._pages[start:stop], strict=True):
                 decode_page(self._file, page, frame)
@@ -68,61 +76,56 @@ class TiffMovie:
             self._pages = [page for page in list_pages(tif, chain) if not page.is_reduced]
             sizes = read_leading_sizes(tif)
             facts = read_facts(tif)
-            may_stack = len(self._pages) == 1 and bool(sizes) and not tif.is_ome and self._pages[0].is_memmappable
+            may_stack = len(self._pages) == 1 and bool(sizes) and not tif.is_ome
         if not self._pages:
             raise InputError(self.path, "no frames")
-        for number, page in enumerate(self._pages, 1):
-            check_page(self._file, page, self._pages[0], number)
         first = self._pages[0]
+        for number, page in enumerate(self._pages, 1):
+            check_page(self._file, page, first, number)
         if len(sizes) > 1:
             shape = (*sizes, *first.shape)
             raise InputError(self.path, f"{len(shape)}-D data {shape}; expected T,Y,X")
-        self._stack = _raw_stack(self._file, first) if may_stack else None
         n_promised = len(self._pages) + chain.is_cut
-        if sizes and (self._stack or chain.is_cut):
+        is_stack = may_stack and lies_raw(first)
+        if is_stack or (sizes and chain.is_cut):
             n_promised = max(n_promised, sizes[0])
-        cut = self._find_cut(n_promised)
-        warnings = facts.pop("warnings")
-        if cut:
-            warnings += (accept_cut(self.path, cut.n_whole, cut.n_promised, options.allow_truncated, str(cut)),)
-        n_frames = cut.n_whole if cut else n_promised
+        self._raw = _locate_frames(self._file, self._pages, n_promised if is_stack else 1)
+        n_frames, warnings = self._count_whole(n_promised, options.allow_truncated)
         height, width = first.shape
         dtype = np.dtype("u1") if first.dtype == np.dtype("?") else first.dtype.newbyteorder("=")
-        self.info = MovieInfo((n_frames, height, width), dtype, "tiff", warnings=warnings, **facts)
+        facts["warnings"] += warnings
+        self.info = MovieInfo((n_frames, height, width), dtype, "tiff", **facts)
 
-    def _find_cut(self, n_promised: int) -> _Cut | None:
-        """Find the first page that the file does not hold whole."""
-        if self._stack:
-            return _find_stack_cut(self._stack, n_promised)
-        for t, page in enumerate(self._pages):
-            n_bytes = sum(page.databytecounts)
-            n_held = count_held_bytes(page, self._file.size)
+    def _count_whole(self, n_promised: int, allow_truncated: bool) -> tuple[int, tuple[str, ...]]:
+        """Count the leading frames that the file holds whole; fewer than promised need the user's consent."""
+        size, n_whole, left = self._file.size, 0, f"the file ends at byte {self._file.size}"
+        for n_bytes, n_held in self._iter_frame_bytes(size):
             if n_held < n_bytes:
-                return _Cut(t, n_promised, f"{n_held} of {n_bytes} bytes")
-        if len(self._pages) < n_promised:
-            return _Cut(len(self._pages), n_promised, f"the file ends at byte {self._file.size}")
+                left = f"{n_held} of {n_bytes} bytes"
+                break
+            n_whole += 1
+        if n_whole == n_promised:
+            return n_whole, ()
+        what = f"page {n_whole + 1} of {n_promised} cut: {left}"
+        return n_whole, (accept_cut(self.path, n_whole, n_promised, allow_truncated, what),)
+
+    def _iter_frame_bytes(self, file_size: int) -> Iterator[tuple[int, int]]:
+        """Yield the bytes that each frame takes, and how many of them lie inside the file."""
+        if self._raw:
+            for offset in self._raw.offsets:
+                yield self._raw.frame_bytes, min(self._raw.frame_bytes, max(0, file_size - offset))
+        else:
+            for page in self._pages:
+                yield sum(page.databytecounts), count_held_bytes(page, file_size)
+
+
+def _locate_frames(file: InputFile, pages: list[Page], n_stacked: int) -> RawFrames | None:
+    """Find frames that lie in the file uncompressed: one on each page, or several behind the first page's."""
+    if not all(map(lies_raw, pages)):
         return None
-
-
-class _Cut(NamedTuple):
-    """Where a file was cut."""
-
-    n_whole: int
-    n_promised: int
-    left: str
-
-    def __str__(self) -> str:
-        return f"page {self.n_whole + 1} of {self.n_promised} cut: {self.left}"
-
-
-def _raw_stack(file: InputFile, page: Page) -> RawFrames:
-    dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-    return RawFrames(file, page.dataoffsets[0], page.nbytes, page.shape, dtype)
-
-
-def _find_stack_cut(stack: RawFrames, n_promised: int) -> _Cut | None:
-    n_held = stack.file.size - stack.offset
-    n_whole = n_held // stack.stride
-    if n_whole >= n_promised:
-        return None
-    return _Cut(n_whole, n_promised, f"{n_held - n_whole * stack.stride} of {stack.stride} bytes")
+    first = pages[0]
+    offsets: Sequence[int] = [page.dataoffsets[0] for page in pages]
+    if n_stacked > 1:
+        offsets = range(offsets[0], offsets[0] + n_stacked * first.nbytes, first.nbytes)
+    dtype = np.dtype(first.dtype).newbyteorder(first.parent.byteorder)
+    return RawFrames(file, offsets, first.shape, dtype)

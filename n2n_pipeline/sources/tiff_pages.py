@@ -166,6 +166,11 @@ def _describe(page: Page, other: Page) -> str:
     return size if page.shape != other.shape else f"{size} {page.dtype}"
 
 
+def lies_raw(page: Page) -> bool:
+    """Tell whether the pixels of a page are stored as they are, in one piece."""
+    return bool(page.is_final and sum(page.databytecounts) >= page.nbytes)
+
+
 def count_held_bytes(page: Page, file_size: int) -> int:
     """Count the stored bytes of a page that lie inside the file."""
     segments = zip(page.dataoffsets, page.databytecounts, strict=False)

@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 from n2n_pipeline.config import IngestConfig
-from n2n_pipeline.errors import InputError
+from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.formats import ZARR_METADATA
 from n2n_pipeline.sources.movie import Counts, MovieInfo
 from n2n_pipeline.sources.raw import InputFile, check_range, check_real, explaining, format_bytes, to_native
@@ -123,7 +123,7 @@ def _find_image(path: Path, group: zarr.Group, wanted: str | None) -> _Image:
             raise InputError(path, what, todo)
         image = _Image(names[0])
     if not _NAME.fullmatch(image.path) or ".." in image.path.split("/"):
-        raise InputError(path, f"array path {image.path!r} not allowed")
+        raise InputError(path, f"its metadata leads out of the store ({image.path})", code=ExitCode.REFUSED)
     if image.path not in group:
         raise InputError(path, f"no array {image.path}")
     return image

@@ -149,6 +149,18 @@ def test_a_small_file_that_claims_terabytes_is_refused(tmp_path):
         open_movie(tmp_path / "m.h5")
 
 
+def test_a_compression_that_is_not_installed_is_named(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as hdf:
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk((1, 12, 17))
+        settings.set_filter(50_000, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((5, 12, 17))
+        h5py.h5d.create(hdf.id, b"movie", h5py.h5t.NATIVE_UINT16, space, settings)
+    with pytest.raises(InputError, match=r"compression 50000 .* needs hdf5plugin") as caught:
+        open_movie(tmp_path / "m.h5")
+    assert caught.value.code == ExitCode.UNAVAILABLE
+
+
 def test_a_file_that_its_writer_left_open_is_named(tmp_path):
     path = tmp_path / "m.h5"
     with h5py.File(path, "w", libver="latest") as hdf:

@@ -8,7 +8,7 @@ import zarr
 from camera_files import PIXEL_SIZE, counts
 
 from n2n_pipeline.config import IngestConfig
-from n2n_pipeline.errors import InputError
+from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources import open_movie
 
 
@@ -79,5 +79,6 @@ def test_metadata_cannot_lead_out_of_the_store(tmp_path, where):
     tree["attributes"]["ome"]["multiscales"][0]["datasets"][0]["path"] = where
     (path / "zarr.json").write_text(json.dumps(tree))
     zarr.save_array(str(tmp_path / "outside"), counts())
-    with pytest.raises(InputError, match="not allowed"):
+    with pytest.raises(InputError, match="leads out of the store") as caught:
         open_movie(path)
+    assert caught.value.code == ExitCode.REFUSED
