@@ -98,10 +98,12 @@ def _slurm_workers(file: Path) -> Any:
     """Ask SLURM for workers that end by themselves before SLURM ends them."""
     try:
         from dask_jobqueue.slurm import SLURMCluster  # noqa: PLC0415 - an extra that few have
-    except ModuleNotFoundError as error:
+
+        certificates = Security.temporary()
+    except ImportError as error:
         raise InputError(
             "--cluster slurm",
-            "dask-jobqueue is not installed",
+            "dask-jobqueue or cryptography is not installed",
             "pip install 'n2n-pipeline[slurm]'",
             ExitCode.UNAVAILABLE,
         ) from error
@@ -122,7 +124,7 @@ def _slurm_workers(file: Path) -> Any:
         job_script_prologue=list(asked.setup),
         python=shlex.quote(sys.executable),
         protocol="tls://",
-        security=Security.temporary(),
+        security=certificates,
         shared_temp_directory=str(Path.cwd()),
         scheduler_options={**NO_DASHBOARD, "allowed_failures": 10},
         worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", "30s"],
