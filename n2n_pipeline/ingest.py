@@ -32,6 +32,7 @@ from n2n_pipeline.pyramid import Shard, plan_level_units, plan_levels, write_lev
 from n2n_pipeline.records import Ledger, Unit
 from n2n_pipeline.references import read_references, suggest_orientation
 from n2n_pipeline.sources import open_movie
+from n2n_pipeline.sources.images import list_movie_files
 from n2n_pipeline.sources.reduced import ReducedMovie
 from n2n_pipeline.store import References, create_store, write_references
 
@@ -150,7 +151,7 @@ def _settings(config: IngestConfig) -> dict[str, Any]:
 
 def _identify(movie: Path) -> dict[str, Any]:
     """Tell a movie from another without reading all of it: its size and a digest of samples spread over it."""
-    files = sorted(path for path in movie.iterdir() if path.is_file()) if movie.is_dir() else [movie]
+    files = list_movie_files(movie)
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

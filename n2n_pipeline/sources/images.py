@@ -122,6 +122,14 @@ def list_images(path: Path) -> list[Path]:
     return sorted(files, key=natural_key)
 
 
+def list_movie_files(path: Path) -> list[Path]:
+    """List every file that a movie is made of, so that it can be told from another."""
+    if has_pattern(path):
+        return list_images(path)
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sorted(files, key=natural_key)
+
+
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Order names by the numbers in them.
 

@@ -11,7 +11,7 @@ from camera_files import counts, patch_mrc, write_dm, write_mrc, write_tiff
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources import open_movie
-from n2n_pipeline.sources.images import match_folders
+from n2n_pipeline.sources.images import list_movie_files, match_folders
 
 
 def read(path, **options):
@@ -158,3 +158,13 @@ def write_gray_png(path, image, bits):
     header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], bits, 0, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+
+
+def test_a_movie_is_made_of_every_file_in_its_folder(tmp_path):
+    files = [tmp_path / "even" / "f2.tif", tmp_path / "even" / "f10.tif", tmp_path / "odd" / "f2.tif"]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert list_movie_files(tmp_path) == files
+    assert list_movie_files(tmp_path / "even" / "*.tif") == files[:2]
+    assert list_movie_files(files[0]) == files[:1]
