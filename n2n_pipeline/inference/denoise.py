@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,10 @@ import zarr
 
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.errors import Stopped
-from n2n_pipeline.geometry import Tile
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.images import denoise_images
 from n2n_pipeline.inference.inputs import Half
-from n2n_pipeline.inference.job import Job, plan_job
+from n2n_pipeline.inference.job import Job, Piece, plan_job
 from n2n_pipeline.inference.pixels import as_stored
 from n2n_pipeline.inference.plan import Block
 from n2n_pipeline.inference.read_ahead import read_ahead
@@ -34,13 +33,6 @@ from n2n_pipeline.sources.formats import is_zarr
 Floats = npt.NDArray[np.float32]
 
 AHEAD = 2  # tiles that wait for the network
-
-
-class _Piece(NamedTuple):
-    """One tile of one block."""
-
-    block: Block
-    tile: Tile
 
 
 def denoise_store(
@@ -98,12 +90,12 @@ def denoise_store(
 
 def _denoise_blocks(job: Job, blocks: Sequence[Block], arrays: Sequence[zarr.Array[Any]], ledger: Ledger) -> None:
     """Read, denoise and write at once."""
-    pieces = [_Piece(block, tile) for block in blocks for tile in job.plan_block(block).tiles]
+    pieces = [piece for block in blocks for piece in job.plan_pieces(block)]
     written: Future[None] | None = None
     with (
         progress("denoise", len(pieces), "tiles") as step,
         ThreadPoolExecutor(1, "write") as writer,
-        closing(read_ahead(lambda piece: job.read(*piece), pieces, AHEAD)) as inputs,
+        closing(read_ahead(job.read, pieces, AHEAD)) as inputs,
     ):
         for block, of_block in groupby(inputs, lambda one: one[0].block):
             plan = job.plan_block(block)
@@ -111,7 +103,7 @@ def _denoise_blocks(job: Job, blocks: Sequence[Block], arrays: Sequence[zarr.Arr
             for piece, halves in of_block:
                 if stop_requested():
                     raise Stopped(ledger.store)
-                _denoise_tile(job, piece.tile, halves, canvases)
+                _denoise_piece(job, piece, halves, canvases)
                 step(1)
             if written:
                 written.result()
@@ -120,13 +112,14 @@ def _denoise_blocks(job: Job, blocks: Sequence[Block], arrays: Sequence[zarr.Arr
             written.result()
 
 
-def _denoise_tile(job: Job, tile: Tile, halves: Sequence[Half], canvases: Sequence[Canvas]) -> None:
+def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Sequence[Canvas]) -> None:
     """Blend the mean of both denoised halves into the first canvas, and each half into its own, if it has one."""
     turns = turns_of(job.choice.passes)
     denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
     mean = np.asarray(np.mean(denoised, axis=0, dtype=np.float32))
+    first = piece.frames.start - job.part[0].start - piece.block.frames.start
     for canvas, image in zip(canvases, (mean, *denoised), strict=False):
-        canvas.blend(tile, image)
+        canvas.blend(piece.tile, image, slice(first, first + len(piece.frames)))
 
 
 def _write_block(

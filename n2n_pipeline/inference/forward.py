@@ -6,6 +6,7 @@ the same plan gives the same bytes however often, and by however many workers, i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
@@ -13,15 +14,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.config import Passes
 from n2n_pipeline.device import autocast
-from n2n_pipeline.geometry import Tile, TilePlan, mirrored
+from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.geometry import Tile, TilePlan, Tiling, mirrored, plan_tiles
+from n2n_pipeline.inference.bands import forward
 from n2n_pipeline.inference.blending import taper_axis
+from n2n_pipeline.model import UNet, exact_halo, stride
 
 Floats = npt.NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 
 class Turn(NamedTuple):
@@ -97,13 +103,46 @@ def denoise_frames(
 
 
 def run_network(
-    denoiser: Denoiser, values: Floats, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,), batch: int = 1
+    denoiser: Denoiser, values: Floats, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,)
 ) -> Floats:
-    """Denoise ``(n, y, x)`` averages whose sides are multiples of the stride, ``batch`` of them at a time."""
-    images = denoiser.prepare(values, counts)
+    """Denoise ``(n, y, x)`` averages whose sides are multiples of the stride."""
     with torch.inference_mode(), autocast(denoiser.device, denoiser.dtype):
-        denoised = [_average_turns(denoiser.network, some, turns) for some in torch.split(images, batch)]
-    return denoiser.restore(torch.cat(denoised)[:, 0])
+        images = denoiser.prepare(values, counts)
+        denoised = [_turn_back(run_within_memory(denoiser.network, _turn(images, turn)), turn) for turn in turns]
+        mean = denoised[0] if len(turns) == 1 else torch.stack(denoised).mean(dim=0)
+    return denoiser.restore(mean[:, 0])
+
+
+def run_within_memory(network: nn.Module, images: Tensor) -> Tensor:
+    """Return ``network(images)``; when memory runs out, of parts half as large, which are exact.
+
+    Raises
+    ------
+    InputError
+        If not even the smallest part fits.
+    """
+    try:
+        return forward(network, images)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error) or not isinstance(network, UNet):
+            raise
+    _log.warning("out of memory at %d images of %d x %d px: going on with half of that", *images[:, 0].shape)
+    if images.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(images) > 1:
+        return torch.cat([run_within_memory(network, half) for half in images.chunk(2)])
+    height, width = images.shape[2:]
+    step, halo = stride(network.config), exact_halo(network.config)
+    plan = plan_tiles((height, width), Tiling(step, max((max(height, width) - 2 * halo) // 2, step), halo))
+    if len(plan.tiles) == 1:
+        what = f"no memory for the network on {height} x {width} px"
+        raise InputError("denoise", what, "free some memory or train a narrower network", ExitCode.IO)
+    denoised = images.new_empty((1, 1, height, width), dtype=torch.float32)
+    for tile in plan.tiles:
+        read, kept = (tuple(slice(*part) for part in parts) for parts in zip(*tile, strict=True))
+        inner = tuple(span.core.within(span.read.start) for span in tile)
+        denoised[:, :, *kept] = run_within_memory(network, images[:, :, *read])[:, :, *inner]
+    return denoised
 
 
 def gather(image: Floats, tile: Tile, shape: tuple[int, int], origin: tuple[int, int]) -> Floats:
@@ -144,7 +183,7 @@ class Canvas:
             for spans in (plan.rows, plan.columns)
         )
 
-    def blend(self, tile: Tile, denoised: Floats) -> None:
+    def blend(self, tile: Tile, denoised: Floats, frames: slice = slice(None)) -> None:
         """Add a tile's core, weighted, to the image.
 
         Parameters
@@ -153,19 +192,17 @@ class Canvas:
             One of the plan's tiles.
         denoised : numpy.ndarray
             ``(n, y, x)`` what the network made of all that the tile reads.
+        frames : slice
+            Which of the canvas's frames these are; all by default.
         """
         weight = self._tapers[0][tile.y.core][:, None] * self._tapers[1][tile.x.core]
         kept = denoised[:, tile.y.core.within(tile.y.read.start), tile.x.core.within(tile.x.read.start)]
         rows, columns = (span.core.within(first) for span, first in zip(tile, self._origin, strict=True))
-        self.image[:, rows, columns] += weight * kept
+        self.image[frames, rows, columns] += weight * kept
 
 
-def _average_turns(network: torch.nn.Module, images: Tensor, turns: tuple[Turn, ...]) -> Tensor:
-    total = torch.zeros(())
-    for turn in turns:
-        denoised = _turn_back(network(_turn(images, turn)), turn)
-        total = denoised if turn is turns[0] else total + denoised
-    return total / len(turns) if len(turns) > 1 else total
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _turn(images: Tensor, turn: Turn) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from n2n_pipeline.inference.plan import (
     Choice,
     begun_choice,
     choose,
+    cut_layout,
+    fit_layout,
     memory_budget,
     plan_blocks,
     resolve_part,
@@ -33,6 +35,15 @@ from n2n_pipeline.records import store_digest
 from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
 
 HALVES = ("even", "odd")
+
+
+class Piece(NamedTuple):
+    """What goes through the network at once: one tile of some frames of a block."""
+
+    block: Block
+    tile: Tile
+    frames: range
+    """Frames of the movie."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +78,17 @@ class Job:
         rows, columns = (part.moved(whole.start) for part, whole in zip(block.region, self.part[1:], strict=True))
         return plan_tiles(self.inputs.shape, tiling, (rows, columns))
 
-    def read(self, block: Block, tile: Tile) -> tuple[Half, ...]:
-        """Read what one tile of a block needs."""
+    def plan_pieces(self, block: Block) -> list[Piece]:
+        """Return a block's tiles in the order in which they are blended, frame by frame where there is no GPU."""
         first = self.part[0].start
-        return self.inputs.read(range(block.frames.start + first, block.frames.stop + first), tile)
+        frames = range(block.frames.start + first, block.frames.stop + first)
+        at_once = len(frames) if self.denoiser.device.type == "cuda" else 1
+        spans = [frames[start : start + at_once] for start in range(0, len(frames), at_once)]
+        return [Piece(block, tile, span) for tile in self.plan_block(block).tiles for span in spans]
+
+    def read(self, piece: Piece) -> tuple[Half, ...]:
+        """Read what a piece needs."""
+        return self.inputs.read(piece.frames, piece.tile)
 
     def create_output(self, output: Path) -> tuple[zarr.Array[Any], ...]:
         """Write the output's metadata and open its arrays for writing."""
@@ -88,7 +106,7 @@ def plan_job(
     """
     movie, denoiser = open_store(store), load_model(model, device)
     inputs = Inputs(
-        CorrectedMovie(keep_chunks(movie, memory_budget(config.memory_gb) // 3)),
+        CorrectedMovie(keep_chunks(movie, memory_budget(config.memory_gb) // 4)),
         denoiser.card.window,
         config.frame_of_reference,
         denoiser.card.mean,
@@ -103,11 +121,16 @@ def plan_job(
     }
     part = _resolve_part(movie, config)
     shape = (part[0].size, part[1].size, part[2].size)
-    begun = None if restart else begun_choice(output, settled)
-    choice = begun or choose(denoiser, inputs, config, math.prod(shape))
-    places = {"movie": os.path.relpath(store, output), "model": os.path.relpath(model, output)}
     layout = default_layout(shape, _output_dtype(config.dtype, movie.info.dtype))
-    return Job(inputs, denoiser, config, choice, part, layout, {**settled, "choice": choice.model_dump()}, places)
+    choice = None if restart else begun_choice(output, settled)
+    if choice is None:
+        budget = memory_budget(config.memory_gb) // (3 if config.halves else 1)
+        shards = fit_layout(layout, budget).shards
+        choice = choose(denoiser, inputs, config, math.prod(shape)).model_copy(update={"shards": shards})
+    layout = cut_layout(layout, choice.shards or layout.shards)
+    places = {"movie": os.path.relpath(store, output), "model": os.path.relpath(model, output)}
+    fingerprint = {**settled, "choice": choice.model_dump(mode="json")}
+    return Job(inputs, denoiser, config, choice, part, layout, fingerprint, places)
 
 
 def _resolve_part(movie: MovieStore, config: DenoiseConfig) -> tuple[Range, Range, Range]:

@@ -19,7 +19,7 @@ from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Passes, Settings, TileConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import read_json
-from n2n_pipeline.geometry import Range, Tiling, plan_tiles
+from n2n_pipeline.geometry import Range, Tiling, plan_tiles, round_up
 from n2n_pipeline.inference.halo import MeasuredHalo, measure_halo, sample_tiles
 from n2n_pipeline.inference.inputs import Half, Inputs
 from n2n_pipeline.layout import Layout
@@ -27,8 +27,11 @@ from n2n_pipeline.manifest import RECORDS
 from n2n_pipeline.model import exact_halo, stride
 from n2n_pipeline.records import Unit
 
-LARGEST_CORE_PX = 1024  # beyond it the halo costs little, and memory much
-BYTES_PER_CHANNEL = 40  # per pixel of a tile and channel of the network, at the moment that needs most
+LARGEST_CORE_PX = 4096  # beyond it the halo costs next to nothing
+BAND_BYTES = 10_000  # per column of a tile and channel of the network, which works in bands of rows on a CPU
+TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
+READING_BYTES = 64  # per pixel of a tile, for two tiles that wait, beside the window's frames
+WRITING_COPIES = 4  # of a block: being filled, being rounded, being encoded, being written
 SAMPLE_FRAMES = 3
 AFFORDABLE_PX = (6e7, 2e10)  # what the paper's network does in about two minutes on a CPU, on a GPU
 
@@ -54,6 +57,8 @@ class Choice(Settings):
     device: str
     precision: str
     threads: int
+    shards: tuple[int, int, int] | None = None
+    """Frames, rows and columns of the output that are denoised and written as one; images are written whole."""
 
 
 def plan_blocks(layout: Layout, arrays: Sequence[str] = ("0",)) -> list[Block]:
@@ -86,8 +91,8 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
     n_pixels : int
         Pixels that are to come out, of all frames together.
     """
-    tile = config.tile
-    core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, config.memory_gb)
+    tile, budget = config.tile, memory_budget(config.memory_gb)
+    core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, inputs.window, budget)
     measured = _choose_halo(denoiser, inputs, tile, core)
     return Choice(
         core_px=core,
@@ -98,6 +103,24 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
         precision=str(denoiser.dtype or torch.float32).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
+
+
+def fit_layout(layout: Layout, budget: int) -> Layout:
+    """Halve shards, first in frames, then along their longer side, until a quarter of the memory holds them."""
+    shards = list(layout.shards)
+    while math.prod(shards) * 4 * WRITING_COPIES > budget // 4:
+        axis = 0 if shards[0] > 1 else max((1, 2), key=shards.__getitem__)
+        chunk = 1 if axis == 0 else layout.chunks[axis]
+        if shards[axis] <= chunk:
+            break
+        shards[axis] = round_up(-(-shards[axis] // 2), chunk)
+    return cut_layout(layout, (shards[0], shards[1], shards[2]))
+
+
+def cut_layout(layout: Layout, shards: tuple[int, int, int]) -> Layout:
+    """Return a layout with other shards; chunks hold no more frames than they do."""
+    frames = math.gcd(shards[0], layout.chunks[0])
+    return layout._replace(shards=shards, chunks=(frames, *layout.chunks[1:]))
 
 
 def begun_choice(output: Path, settled: Mapping[str, Any]) -> Choice | None:
@@ -132,11 +155,17 @@ def resolve_part(wanted: tuple[int, int] | None, size: int, what: str) -> Range:
     return Range(start, stop)
 
 
-def _largest_core(denoiser: Denoiser, memory_gb: float | None) -> int:
-    """Return the largest core whose tile the network can take in a third of the memory, exact halo included."""
+def _largest_core(denoiser: Denoiser, window: int, budget: int) -> int:
+    """Return the largest core whose tile can be read in a quarter of the memory and denoised in another."""
     network = denoiser.card.network
-    side = math.isqrt(memory_budget(memory_gb) // 3 // (BYTES_PER_CHANNEL * network.width))
-    core = min(side - 2 * exact_halo(network), LARGEST_CORE_PX)
+    sides = [
+        math.isqrt(budget // 4 // (4 * window + READING_BYTES)),
+        budget // 4 // (BAND_BYTES * network.width),
+        LARGEST_CORE_PX + 2 * exact_halo(network),
+    ]
+    if denoiser.device.type == "cuda":
+        sides[1] = math.isqrt(torch.cuda.mem_get_info()[0] // 4 // (TILE_BYTES * network.width))
+    core = min(sides) - 2 * exact_halo(network)
     return max(core // stride(network), 1) * stride(network)
 
 

@@ -1,6 +1,3 @@
-import math
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import zarr
@@ -13,8 +10,6 @@ from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference import denoise
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.forward import denoise_frames
-from n2n_pipeline.inference.inputs import Inputs
-from n2n_pipeline.inference.plan import choose
 from n2n_pipeline.layout import round_mantissa
 from n2n_pipeline.pairs import read_pairs
 from n2n_pipeline.sources.movie import MovieInfo
@@ -232,17 +227,3 @@ def test_each_input_chunk_is_decoded_once(movie, model, tmp_path, monkeypatch):
     denoise_store(movie, model, tmp_path / "out.zarr", config())
     frames = [t for region in decoded for t in range(region[0].start, region[0].stop)]
     assert sorted(frames) == list(range(8))  # chunks of 4 frames
-
-
-@pytest.mark.parametrize(
-    ("shape", "width", "passes"),
-    [
-        ((48, 256, 256), 24, "all"),  # seconds
-        ((64, 1024, 1024), 12, "flips"),  # minutes
-        ((500, 4096, 4096), 48, "halves"),  # hours: only what is free
-    ],
-)
-def test_a_small_movie_is_seen_in_all_orientations_a_large_one_in_none_extra(make_denoiser, shape, width, passes):
-    one_tile = Inputs(SimpleNamespace(store=SimpleNamespace(info=MovieInfo((1, 8, 8), None, "mrc"))), 4)
-    choice = choose(make_denoiser(width=width), one_tile, DenoiseConfig(), math.prod(shape))
-    assert choice.passes == passes

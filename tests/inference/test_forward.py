@@ -6,8 +6,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2n_pipeline.errors import InputError
 from n2n_pipeline.geometry import Range, Tiling, mirrored, plan_tiles, round_up
-from n2n_pipeline.inference.forward import ALL_TURNS, UPRIGHT, UPSIDE_DOWN, Canvas, denoise_frames, turns_of
+from n2n_pipeline.inference import forward
+from n2n_pipeline.inference.forward import (
+    ALL_TURNS,
+    UPRIGHT,
+    UPSIDE_DOWN,
+    Canvas,
+    denoise_frames,
+    run_network,
+    turns_of,
+)
 from n2n_pipeline.model import exact_halo, stride
 
 STRIDE = 4  # of the networks here, two levels deep
@@ -134,3 +144,29 @@ def test_a_canvas_blends_what_agrees_without_a_trace():
     for tile in plan.tiles:
         canvas.blend(tile, np.full((1, tile.y.read.size, tile.x.read.size), 7, np.float32))
     np.testing.assert_allclose(canvas.image, 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest_px", [40 * 120, 50 * 50])
+def test_out_of_memory_parts_are_halved_and_give_the_same_pixels(make_denoiser, monkeypatch, caplog, largest_px):
+    denoiser = make_denoiser()
+    values = noise(2, 64, 112)
+    expected = run_network(denoiser, values, values)
+    real = forward.forward
+
+    def with_little_memory(network, images):
+        if images[:, 0].numel() > largest_px:
+            raise torch.OutOfMemoryError
+        return real(network, images)
+
+    monkeypatch.setattr(forward, "forward", with_little_memory)
+    assert_equal_to_1e5_of_std(run_network(denoiser, values, values), expected)
+    assert "half of that" in caplog.text
+
+
+def test_a_network_that_fits_no_memory_is_one_line(make_denoiser, monkeypatch):
+    def fail(network, images):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(forward, "forward", fail)
+    with pytest.raises(InputError, match="no memory for the network"):
+        run_network(make_denoiser(), noise(1, 64, 64), noise(1, 64, 64))

@@ -1,0 +1,194 @@
+"""The network over an image of any height, in the memory of a band of rows, with nothing computed twice.
+
+Rows enter at the top and run through all layers as far as they can. A 3 x 3 convolution holds back the two rows
+that its next outputs need, a pooling layer the odd row, and what skips to a decoder waits until the deep features
+of its rows arrive. The result is that of the whole image in one piece: no halo along y, wherever bands are cut.
+
+Rows are written where the next layer reads them, so that bands cost no more time than the whole.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from n2n_pipeline.geometry import round_up
+from n2n_pipeline.model import LEAK, UNet, as_channels_last, stride
+
+BAND_ROWS = 64
+
+
+def forward(network: nn.Module, images: Tensor, band_rows: int = BAND_ROWS) -> Tensor:
+    """Return ``network(images)``, computed band by band where that saves memory: on a CPU, for a U-Net.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network, its weights laid out channels last.
+    images : torch.Tensor
+        ``(n, c, y, x)``, sides multiples of the network's stride.
+    band_rows : int
+        Rows that enter at once, rounded up to the stride.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n, 1, y, x)`` float32.
+    """
+    if images.device.type != "cpu" or not isinstance(network, UNet) or network.config.kind != "unet":
+        return network(images)  # type: ignore[no-any-return]
+    step = round_up(band_rows, stride(network.config))
+    if images.shape[2] <= step:
+        return network(images)  # type: ignore[no-any-return]
+    return torch.cat([_forward_one(network, image[None], step) for image in images])
+
+
+def _forward_one(network: UNet, image: Tensor, step: int) -> Tensor:
+    bands = _Bands(network)
+    height = image.shape[2]
+    denoised = [bands.push(image[:, :, row : row + step], row + step >= height) for row in range(0, height, step)]
+    return torch.cat(denoised, dim=2)
+
+
+class _Bands:
+    """A U-Net into which an image's rows are pushed from the top; features are activated as a layer takes them."""
+
+    def __init__(self, network: UNet) -> None:
+        self._fold = network.config.fold
+        self._enter, self._bottom = _Convolution(network.enter), _Convolution(network.bottom)
+        self._encoders = [(_Convolution(encoder), _Pool()) for encoder in network.encoders]
+        self._skips = [_Skip(LEAK if level else 1.0) for level in range(len(network.encoders))]
+        self._decoders = [
+            tuple(_Convolution(decoder.get_submodule(name)) for name in ("first", "second"))
+            for decoder in network.decoders
+        ]
+        self._leave = _Convolution(network.leave)
+
+    def push(self, rows: Tensor, is_last: bool) -> Tensor:
+        """Take ``(1, c, y, x)`` rows and return as many denoised ones as can be had by now."""
+        rows = as_channels_last(functional.pixel_unshuffle(rows, self._fold))
+        self._skips[0].put(rows)
+        features = self._enter.take(rows, slope=1.0).run(is_last)
+        for level, (encoder, pool) in enumerate(self._encoders, start=1):
+            features = pool.shrink(encoder.take(features).run(is_last))
+            if level < len(self._skips):
+                self._skips[level].put(features)
+        features = self._bottom.take(features).run(is_last)
+        for (first, second), skip in zip(self._decoders, reversed(self._skips), strict=True):
+            features = second.take(first.join(features, skip).run(is_last)).run(is_last)
+        with torch.autocast(rows.device.type, enabled=False):
+            folded = self._leave.take(features.float()).run(is_last)
+        return functional.pixel_shuffle(folded, self._fold)
+
+
+class _Convolution:
+    """A 3 x 3 convolution that is handed rows as they come, between a row of zeros above and one below them all.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+        The convolution, or a block that begins with it.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._layer = cast("nn.Conv2d", next(iter(block.children()), block))
+        self._rows: Tensor | None = None
+        self._held, self._columns = 1, 0  # the row of zeros above the image is held from the start
+
+    def take(self, features: Tensor, slope: float = LEAK) -> _Convolution:
+        """Hold the activation of new rows; with a slope of 1 it is the rows themselves."""
+        _, _, rows, self._columns = features.shape
+        if rows:
+            _activate(features, slope, self._make_room(rows, features.dtype))
+        return self
+
+    def join(self, deeper: Tensor, skip: _Skip) -> _Convolution:
+        """Hold the activation of new rows at twice their size, and behind it what was kept for the same rows."""
+        _, channels, rows, columns = deeper.shape
+        self._columns = 2 * columns
+        if rows:
+            room = self._make_room(2 * rows, deeper.dtype)
+            active = functional.leaky_relu_(deeper, LEAK)
+            for y, x in product((0, 1), repeat=2):
+                room[:, :channels, y::2, x::2] = active
+            skip.move_to(room[:, channels:])
+        return self
+
+    def run(self, is_last: bool) -> Tensor:
+        """Return ``(1, c, y, x)`` all outputs whose rows are held."""
+        if is_last:
+            self._make_room(1, torch.float32).zero_()
+        if self._rows is None or self._held < 3:
+            return torch.empty((1, self._layer.out_channels, 0, self._columns))
+        held = self._rows[:, :, : self._held]
+        features = functional.conv2d(held, self._layer.weight, self._layer.bias, padding=(0, 1))
+        self._rows[:, :, :2] = held[:, :, -2:].clone()
+        self._held = 2
+        return features
+
+    def _make_room(self, rows: int, dtype: torch.dtype) -> Tensor:
+        """Return where to write new rows, after those that are held."""
+        needed = self._held + rows
+        if self._rows is None or self._rows.shape[2] < needed:
+            shape = (1, self._layer.in_channels, needed + 1, self._columns)
+            longer = as_channels_last(torch.empty(shape, dtype=dtype, memory_format=torch.channels_last))
+            longer[:, :, : self._held] = 0 if self._rows is None else self._rows[:, :, : self._held]
+            self._rows = longer
+        room = self._rows[:, :, self._held : needed]
+        self._held = needed
+        return room
+
+
+class _Pool:
+    """The largest of 2 x 2, of rows that may come in odd numbers."""
+
+    def __init__(self) -> None:
+        self._odd: Tensor | None = None
+
+    def shrink(self, features: Tensor) -> Tensor:
+        """Return all rows that can be had; which is largest does not depend on the activation, which rises."""
+        if self._odd is not None and features.shape[2]:
+            features, self._odd = torch.cat((self._odd, features), dim=2), None
+        even = features.shape[2] // 2 * 2
+        if even < features.shape[2]:
+            self._odd = features[:, :, even:].clone()
+        if not even:
+            return features[:, :, :0, ::2]
+        return functional.max_pool2d(features[:, :, :even], 2)
+
+
+class _Skip:
+    """Rows that wait for the deep features of the same rows.
+
+    Parameters
+    ----------
+    slope : float
+        Of the activation they get when they leave; 1 for none.
+    """
+
+    def __init__(self, slope: float) -> None:
+        self._slope = slope
+        self._rows: Tensor | None = None
+
+    def put(self, rows: Tensor) -> None:
+        """Keep rows."""
+        if rows.shape[2]:
+            self._rows = rows if self._rows is None else torch.cat((self._rows, rows), dim=2)
+
+    def move_to(self, room: Tensor) -> None:
+        """Write as many of the oldest rows as there is room for."""
+        if self._rows is not None:
+            _activate(self._rows[:, :, : room.shape[2]], self._slope, room)
+            self._rows = self._rows[:, :, room.shape[2] :]
+
+
+def _activate(features: Tensor, slope: float, room: Tensor) -> None:
+    """Write the leaky ReLU of features where the next layer reads them."""
+    if slope == 1:
+        room.copy_(features)
+    else:
+        torch.ops.aten.leaky_relu.out(features, slope, out=room)
