@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from n2n_pipeline.checkpoint import weights_digest
-from n2n_pipeline.config import IngestConfig, RunConfig
+from n2n_pipeline.config import IngestConfig, RunConfig, Window
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import choose_device
 from n2n_pipeline.drift import align_store, describe_shifts
@@ -32,7 +32,7 @@ from n2n_pipeline.manifest import SHIFTS
 from n2n_pipeline.pictures import before_after
 from n2n_pipeline.progress import duration
 from n2n_pipeline.records import catch_signals, store_digest
-from n2n_pipeline.settings_file import dump_settings
+from n2n_pipeline.settings_file import dump_settings, load_settings
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
@@ -86,8 +86,10 @@ def run_pipeline(
     _check_movie(movie, config.ingest)
     outdir.mkdir(parents=True, exist_ok=True)
     run = Run(movie, outdir, config, truth, restart)
+    start = time.monotonic()
     for stage in (run.ingest, run.align, run.sweep, run.train, run.denoise, run.evaluate, run.report):
         stage()
+    _log.info("finished in %s", duration(time.monotonic() - start))
     write_atomically(outdir / "config.yaml", dump_settings(config))
     return run.outdir / "report.html"
 
@@ -149,13 +151,7 @@ class Run:
         file = self.outdir / "window.json"
         made_from = [self.config.sweep.model_dump(mode="json"), self._aligned()]
         self._unless_same("sweep", file, made_from, lambda: sweep_windows(self.store, self.config.sweep, file))
-        result = read_json(file)
-        as_good = [str(window) for window in result["as_good"] if window != result["window"]]
-        _log.info(
-            "window: %d frames predict held-out frames best%s",
-            result["window"],
-            f" ({' and '.join(as_good)} as well within the interval)" if as_good else "",
-        )
+        _log.info("window: %s", _describe_window(read_json(file), self.config.train.window))
 
     def train(self) -> None:
         """Train the network on the pairs of this movie."""
@@ -163,8 +159,10 @@ class Run:
         if config.train.window == "auto":
             window = read_json(self.outdir / "window.json")["window"]
             config = config.model_copy(update={"train": config.train.model_copy(update={"window": window})})
+        model = self.outdir / "model"
         with self._timed("train"), catch_signals():
-            train_model([self.store], self.outdir / "model", config, restart=self.restart)
+            train_model([self.store], model, config, restart=self.restart)
+        _log.info("train: %s", _describe_training(load_settings(model / "config.yaml")))
 
     def denoise(self) -> None:
         """Denoise every frame."""
@@ -234,6 +232,18 @@ class Run:
             timings[name] = round(timings.get(name, 0.0) + seconds, 3)
             write_atomically(file, to_json(timings))
             _log.debug("%s took %s", name, duration(seconds))
+
+
+def _describe_window(result: dict[str, Any], asked: Window) -> str:
+    as_good = [str(window) for window in result["as_good"] if window != result["window"]]
+    text = f"{result['window']} frames predict held-out frames best"
+    text += f" ({' and '.join(as_good)} as well within the interval)" if as_good else ""
+    return text if asked == "auto" else f"{text}; {asked} are used, as asked for"
+
+
+def _describe_training(used: RunConfig) -> str:
+    shape = f"U-Net of width {used.network.width} and depth {used.network.depth}, " if used.network else ""
+    return f"{shape}{used.train.steps} steps on {used.device}, windows of {used.train.window} frames"
 
 
 class Demonstration(NamedTuple):
