@@ -27,6 +27,7 @@ from n2n_pipeline.manifest import FAILED
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger, Unit, stop_requested, write_unit
 from n2n_pipeline.sources import open_movie
+from n2n_pipeline.sources.images import list_movie_files
 from n2n_pipeline.sources.reduced import ReducedMovie
 from n2n_pipeline.store import open_array, write_frames
 
@@ -221,8 +222,8 @@ def inspect_frames(frames: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _stat(movie: Path) -> tuple[int, int]:
-    found = movie.stat()
-    return found.st_size, found.st_mtime_ns
+    found = [file.stat() for file in list_movie_files(movie)]
+    return sum(state.st_size for state in found), max(state.st_mtime_ns for state in found)
 
 
 def _check_unchanged(movie: Path, before: tuple[int, int]) -> None:
