@@ -79,8 +79,8 @@ class ReducedMovie:
         image = image[self._rows, self._cols]
         blocks = image.reshape(image.shape[0] // n, n, image.shape[1] // n, n)
         if how == "any":
-            return blocks.any(axis=(1, 3))
-        mean = blocks.mean(axis=(1, 3), dtype=np.float64)
+            return np.asarray(blocks.any(axis=(1, 3)))
+        mean: npt.NDArray[Any] = blocks.mean(axis=(1, 3), dtype=np.float64)
         return mean * self.n_summed if how == "sum" else mean
 
     def close(self) -> None:
@@ -124,7 +124,8 @@ def _sum_blocks(frames: Counts, block: tuple[int, int, int], dtype: np.dtype[Any
     (group, tall, wide), (n_frames, height, width) = block, frames.shape
     parts = frames.reshape(n_frames // group, group, height // tall, tall, width // wide, wide)
     exact = np.float64 if dtype.kind == "f" else dtype
-    return parts.sum(axis=(1, 3, 5), dtype=exact).astype(dtype)
+    sums: Counts = parts.sum(axis=(1, 3, 5), dtype=exact)
+    return sums.astype(dtype)
 
 
 def _clip_outliers(frame: Counts) -> Counts:
