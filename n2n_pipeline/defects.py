@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 NEIGHBOURHOOD = 5  # px; a defect is judged against the median of so many by so many pixels
 REACH = NEIGHBOURHOOD // 2
-BAND_ROWS = 64
+BAND_ROWS = 32
 SAMPLE_BANDS = 8  # tell how far means usually stray
 SIGMAS = 6.0  # standard deviations beyond which a pixel's mean is not noise
 CHANCE = 1e-9  # one-sided probability of that many

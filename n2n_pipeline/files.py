@@ -136,6 +136,7 @@ def one_line_errors(store: Path) -> Iterator[None]:
 def one_line(store: Path, error: OSError) -> InputError:
     """Say which file the operating system refused, and why."""
     denied = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
-    code = ExitCode.CANNOT_CREATE if error.errno in denied else ExitCode.IO
-    what = error.strerror or str(error)
-    return InputError(error.filename or store, what, "what is done is kept; run again to continue", code)
+    what = (error.strerror or str(error)).lower()
+    if error.errno in denied:
+        return InputError(error.filename or store, what, "choose another output", ExitCode.CANNOT_CREATE)
+    return InputError(error.filename or store, what, "what is done is kept: run again to continue", ExitCode.IO)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.files import PARTIAL, digest_file, read_json
+from n2n_pipeline.files import PARTIAL, digest_file, digest_json, read_json
 
 RECORDS = "records"
 FAILED = f"{RECORDS}/failed.json"
@@ -23,9 +23,9 @@ SHIFTS = f"{RECORDS}/shifts.json"
 
 
 def is_complete(store: Path) -> bool:
-    """Tell whether a store's manifest is there and every file it names has its size."""
-    manifest = read_json(store / RECORDS / "complete.json")
-    return manifest is not None and not absent(store, manifest["files"])
+    """Tell whether a store's manifest is there, every file it names has its size, and metadata their digest."""
+    manifest = _read_manifest(store)
+    return manifest is not None and not absent(store, manifest["files"]) and not _edited(store, manifest["files"])
 
 
 def check_complete(store: Path) -> None:
@@ -38,24 +38,39 @@ def check_complete(store: Path) -> None:
     InputError
         Saying what is missing [65], or that metadata was changed [76].
     """
-    manifest = read_json(store / RECORDS / "complete.json")
+    manifest = _read_manifest(store)
     if manifest is None:
         state = status(store)
-        raise InputError(
-            store,
-            f"not complete: {state['done']} of {state['units']} parts written",
-            "run the command that makes it again",
-        )
+        what = f"not complete: {state['done']} of {state['units']} parts written"
+        raise InputError(store, what, "run the command that makes it again")
     lost = absent(store, manifest["files"])
     if lost:
-        raise InputError(
-            store,
-            f"{len(lost)} of {len(manifest['files'])} files missing or cut (first {lost[0]})",
-            "run the command that made it again",
-        )
-    for name, entry in manifest["files"].items():
-        if name.endswith("zarr.json") and digest_file(store / name) != entry["sha256"]:
-            raise InputError(store, f"{name} was changed", "make the store again", ExitCode.CORRUPT)
+        what = f"{len(lost)} of {len(manifest['files'])} files missing or cut (first {lost[0]})"
+        raise InputError(store, what, "run the command that made it again")
+    edited = _edited(store, manifest["files"])
+    if edited:
+        raise InputError(store, f"{edited[0]} was changed", "run the command that made it again", ExitCode.CORRUPT)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a unit's record or the manifest; None where there is none that makes sense."""
+    record = read_json(path)
+    files = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+        return None
+    return record if all({"size", "sha256"} <= entry.keys() for entry in files.values()) else None
+
+
+def _read_manifest(store: Path) -> dict[str, Any] | None:
+    manifest = read_record(store / RECORDS / "complete.json")
+    is_sound = manifest is not None and manifest.get("digest") == digest_json(manifest["files"])
+    return manifest if is_sound else None
+
+
+def _edited(store: Path, files: Mapping[str, Any]) -> list[str]:
+    """Name metadata that are not what was written; the files must be there."""
+    names = (name for name in files if name.endswith("zarr.json"))
+    return [name for name in names if digest_file(store / name) != files[name]["sha256"]]
 
 
 def absent(store: Path, files: Mapping[str, Any]) -> list[str]:
@@ -79,7 +94,7 @@ def data_files(store: Path) -> list[str]:
 
 def store_digest(store: Path) -> str | None:
     """Return the digest of a complete store's content (SHA-256 over its files' digests), or None."""
-    manifest = read_json(store / RECORDS / "complete.json")
+    manifest = _read_manifest(store)
     return None if manifest is None else manifest["digest"]
 
 
@@ -106,7 +121,7 @@ def verify(store: Path) -> dict[str, Any]:
         ``ok``, ``complete``, number of ``files`` and ``bytes`` read, and the names of ``missing`` (or cut),
         ``changed`` and ``extra`` files.
     """
-    manifest = read_json(store / RECORDS / "complete.json")
+    manifest = _read_manifest(store)
     files: dict[str, Any] = {} if manifest is None else manifest["files"]
     if manifest is None:
         for record in _unit_records(store):
@@ -138,8 +153,8 @@ def status(store: Path) -> dict[str, Any]:
         cluster and why, and ``running``: host, process and job of the run at work, or None.
     """
     plan = read_json(store / RECORDS / "plan.json")
-    units = [] if plan is None else plan["units"]
-    done = {path.stem for path in (store / RECORDS / "units").glob("*.json") if read_json(path) is not None}
+    units = plan.get("units", []) if isinstance(plan, dict) else []
+    done = {path.stem for path in (store / RECORDS / "units").glob("*.json") if read_record(path) is not None}
     missing = [name for name in units if name not in done]
     return {
         "path": str(store),
@@ -154,6 +169,6 @@ def status(store: Path) -> dict[str, Any]:
 
 def _unit_records(store: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((store / RECORDS / "units").glob("*.json")):
-        record = read_json(path)
+        record = read_record(path)
         if record is not None:
             yield record

@@ -45,6 +45,7 @@ from n2n_pipeline.manifest import (
     check_complete,
     data_files,
     is_complete,
+    read_record,
     status,
     store_digest,
     verify,
@@ -66,6 +67,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+LONGEST_VALUE = 24  # of a setting, in an error's line
 
 _log = logging.getLogger(__name__)
 _stop = threading.Event()
@@ -247,10 +249,11 @@ class Ledger:
             _wipe(self.store)
         plan = self.store / RECORDS / "plan.json"
         begun = read_json(plan)
-        if begun is not None and begun["fingerprint"] != self.fingerprint:
+        before = begun.get("fingerprint") if isinstance(begun, dict) else None
+        if isinstance(before, dict) and before != self.fingerprint:
             raise InputError(
                 self.store,
-                f"made with other settings ({_differences(begun['fingerprint'], self.fingerprint)})",
+                f"made with other settings ({_differences(before, self.fingerprint)})",
                 "--restart or another output",
                 ExitCode.CANNOT_CREATE,
             )
@@ -259,16 +262,16 @@ class Ledger:
         self.finished = not self.pending and is_complete(self.store)
         if not self.finished:
             (self.store / RECORDS / "complete.json").unlink(missing_ok=True)
-        if begun is None:
+        if before is None:
             write_atomically(
                 plan, to_json({"fingerprint": self.fingerprint, "units": [unit.name for unit in self.units]})
             )
 
     def _is_done(self, unit: Unit) -> bool:
-        record = read_json(_record_path(self.store, unit))
+        record = read_record(_record_path(self.store, unit))
         return (
             record is not None
-            and record["stamp"] == self.stamp
+            and record.get("stamp") == self.stamp
             and set(record["files"]) == set(unit.files)
             and not absent(self.store, record["files"])
         )
@@ -351,12 +354,17 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Name what changed, as ``window 8 -> 16``; at most three of them."""
     old, new = _flatten(before), _flatten(after)
     changed = [
-        f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        f"{key} {_shorten(old.get(key, 'unset'))} -> {_shorten(new.get(key, 'unset'))}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
     more = [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
     return ", ".join(changed[:3] + more)
+
+
+def _shorten(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

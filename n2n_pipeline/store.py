@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,7 @@ class MovieStore:
             yield f"{self.array.basename}/c/{'/'.join(map(str, index))}"
 
 
-_AGAIN = "n2n-pipeline verify names all damage; run the command that made it again"
+_AGAIN = "delete what n2n-pipeline verify names, and run the command that made it again"
 
 
 # Writing
@@ -236,7 +236,7 @@ def write_movie(
     provenance : mapping, optional
         By default ``{"kind": "movie"}``.
     """
-    layout = default_layout(cast("tuple[int, int, int]", frames.shape), frames.dtype)
+    layout = default_layout(_t_y_x(frames.shape), frames.dtype)
     known = info or MovieInfo(layout.shape, layout.dtype, "array")
     made_of = dict(provenance or {"kind": "movie"})
     plan = plan_units(layout)
@@ -257,11 +257,18 @@ def write_frames(array: zarr.Array[Any], span: range, frames: npt.NDArray[Any]) 
     """Write one unit of `plan_units`: all shards of a span of frames, ``(t, y, x)``, of an array made here."""
     if array.shards is None:
         raise ValueError("the array has no shards")
-    layout = Layout(array.shape, array.dtype, array.shards, array.chunks, codec_for(array.dtype))
+    layout = Layout(
+        _t_y_x(array.shape), array.dtype, _t_y_x(array.shards), _t_y_x(array.chunks), codec_for(array.dtype)
+    )
     _, shard_y, shard_x = layout.shards
     for y, x in itertools.product(range(0, frames.shape[1], shard_y), range(0, frames.shape[2], shard_x)):
         index = span.start // layout.shards[0], y // shard_y, x // shard_x
         write_shard(_folder(array), layout, index, frames[:, y : y + shard_y, x : x + shard_x])
+
+
+def _t_y_x(sizes: Sequence[int]) -> tuple[int, int, int]:
+    t, y, x = sizes
+    return t, y, x
 
 
 def _folder(array: zarr.Array[Any]) -> Path:
@@ -332,7 +339,7 @@ def _open_own(path: Path) -> MovieStore:
     if provenance is None:
         raise InputError(path, "zarr.json is missing or damaged", "make the store again", ExitCode.CORRUPT)
     array = open_array(path, "0", "r")
-    info = read_description(provenance["movie_info"], cast("tuple[int, int, int]", array.shape), array.dtype)
+    info = read_description(provenance["movie_info"], _t_y_x(array.shape), array.dtype)
     return MovieStore(path, info, array, _read_references(path), _read_shifts(path), provenance)
 
 
@@ -373,7 +380,7 @@ def _open_foreign(path: Path) -> MovieStore:
             path, f"{array.ndim}-D data of type {array.dtype}; expected numbers (t, y, x)", "ingest it"
         )
     info = MovieInfo(
-        cast("tuple[int, int, int]", array.shape),
+        _t_y_x(array.shape),
         array.dtype,
         "zarr",
         pixel_size=image.pixel_size,

@@ -301,6 +301,26 @@ def test_a_record_is_not_trusted_alone(store):
         assert verify(store)["ok"]
 
 
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"files": 3}', '{"files": {"data/0.bin": {}}}'])
+@pytest.mark.parametrize("name", ["complete.json", "plan.json", "units/part-0.json"])
+def test_records_that_make_no_sense_are_made_again(store, name, text):
+    write(store)
+    whole = tree(store)
+    (store / "records" / name).write_text(text)
+    status(store)
+    verify(store)
+    write(store)
+    assert tree(store) == whole
+
+
+def test_a_changed_manifest_is_not_believed(store):
+    write(store)
+    manifest = store / "records/complete.json"
+    manifest.write_text(manifest.read_text().replace('"size": ', '"size": 1', 1))
+    with pytest.raises(InputError, match="not complete"):
+        check_complete(store)
+
+
 def test_an_old_record_is_gone_before_its_files_are_touched(store):
     """Or a crash in between would leave a record over files that are not there."""
     write(store)
@@ -373,7 +393,7 @@ def test_an_error_at_any_file_operation_is_one_line_and_a_rerun_completes(ram, n
         error = failure(lambda store=store, at=at: write_among(store, at, raise_error(number)))
         if error is not None:  # making a folder that is there may fail without harm
             assert error.code in (ExitCode.IO, ExitCode.CANNOT_CREATE)
-            assert os.strerror(number) in str(error)
+            assert os.strerror(number).lower() in str(error)
         write(store)
         assert tree(store) == expected, f"operation {at}"
 
@@ -463,7 +483,7 @@ def test_a_read_only_place_is_refused_before_any_work(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="Permission denied") as error:
+    with pytest.raises(InputError, match="permission denied") as error:
         write(tmp_path / "movie.zarr")
     tmp_path.chmod(0o700)
     assert error.value.code == ExitCode.CANNOT_CREATE

@@ -257,6 +257,7 @@ def test_edited_metadata_is_refused(movie, edit):
     file.unlink() if text is None else file.write_text(text)
     with pytest.raises(InputError, match=r"0/zarr.json"):
         open_store(movie.path)
+    np.testing.assert_array_equal(write_movie(movie.path, counts(), KNOWN).array[...], counts())
 
 
 # Stores of others
