@@ -43,9 +43,8 @@ def plan_level_units(layout: Layout) -> dict[Unit, Shard]:
     for level in range(1, plan_levels(layout) + 1):
         smaller = halve(layout, level)
         counts = (-(-side // shard) for side, shard in zip(smaller.shape, smaller.shards, strict=True))
-        for place in itertools.product(*map(range, counts)):
-            name = "-".join(map(str, (level, *place)))
-            units[Unit(f"level-{name}", (f"{level}/c/{'/'.join(map(str, place))}",))] = (level, *place)
+        for t, y, x in itertools.product(*map(range, counts)):
+            units[Unit(f"level-{level}-{t}-{y}-{x}", (f"{level}/c/{t}/{y}/{x}",))] = (level, t, y, x)
     return units
 
 

@@ -80,4 +80,4 @@ def _encode(layout: Layout, block: npt.NDArray[Any]) -> list[bytes]:
 
 
 def _checksum(data: bytes) -> bytes:
-    return google_crc32c.value(data).to_bytes(4, "little")
+    return int(google_crc32c.value(data)).to_bytes(4, "little")
