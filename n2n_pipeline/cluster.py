@@ -35,7 +35,7 @@ _LAUNCH = r"""first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 address=${{address:-$first}}
 port=$((20000 + SLURM_JOB_ID % 10000))
-srun --kill-on-bad-exit=1 {python} -m n2n_pipeline.training.torchrun \
+srun {python} -m n2n_pipeline.training.torchrun \
     --nnodes="$SLURM_NNODES" --nproc-per-node={processes} --rdzv-backend=c10d \
     --rdzv-id="$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}" --rdzv-endpoint="$address:$port" \
     -m n2n_pipeline {words}

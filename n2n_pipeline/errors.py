@@ -15,6 +15,8 @@ class ExitCode(IntEnum):
     DONE = 0
     BUG = 1
     USAGE = 2
+    PEER = 3
+    """Another process of the same training failed; its code, which is higher, says why."""
     BAD_DATA = 65
     NO_INPUT = 66
     UNAVAILABLE = 69

@@ -93,7 +93,8 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     Raises
     ------
     Stopped
-        If another process died or did not answer in time: running the command again resumes.
+        If another process died or did not answer in time: running the command again resumes. Processes other than
+        the first end with `ExitCode.PEER`, so that a batch system, which sees the highest code, learns the reason.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -108,7 +109,10 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
-        raise Stopped("train", "another process was lost; run the same command again to continue") from error
+        lost = "another process was lost"
+        if distributed.get_rank() == 0:
+            raise Stopped("train", f"{lost}; run the same command again to continue") from error
+        raise InputError("train", lost, "see what it said", ExitCode.PEER) from error
     finally:
         distributed.destroy_process_group()
 

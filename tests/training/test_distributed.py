@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from n2n_pipeline.checkpoint import load_model, weights_digest
 from n2n_pipeline.config import NetworkConfig, RunConfig, TrainConfig
-from n2n_pipeline.errors import InputError
+from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import write_movie
 from n2n_pipeline.training import train_model
@@ -49,8 +50,10 @@ def movie(tmp_path_factory):
     return folder / "movie.zarr"
 
 
-def start_two(movie: Path, output: Path, config: RunConfig = CONFIG) -> subprocess.Popen:
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+def start_two(
+    movie: Path, output: Path, config: RunConfig = CONFIG, launcher: str = "torch.distributed.run"
+) -> subprocess.Popen:
+    words = [sys.executable, "-m", launcher, "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     words += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     words += [str(movie.parent / "child.py"), str(movie), str(output), config.model_dump_json()]
     root = str(Path(__file__).parents[2])
@@ -125,3 +128,12 @@ def test_a_batch_is_shared_out_completely_and_only_once():
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(InputError, match="6 patches cannot be shared evenly by 4 processes"):
         Ranks(0, 4).share(6)
+
+
+@pytest.mark.slow
+def test_what_the_first_process_refuses_is_the_reason_that_comes_out(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    write_movie(tmp_path / "movie.zarr", np.full((16, 48, 48), 7, np.uint8))
+    child = start_two(tmp_path / "movie.zarr", tmp_path / "model", launcher="n2n_pipeline.training.torchrun")
+    assert child.wait(120) == ExitCode.BAD_DATA
+    assert "all pixels equal 7; nothing to learn" in (tmp_path / "model.err").read_text()

@@ -1,0 +1,226 @@
+"""A training as a SLURM job: the script's text, and a private SLURM of two nodes on this host that runs it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from n2n_pipeline.checkpoint import load_model, weights_digest
+from n2n_pipeline.cluster import job_script
+from n2n_pipeline.config import SlurmConfig
+from n2n_pipeline.errors import ExitCode
+from n2n_pipeline.records import is_complete
+from n2n_pipeline.sources.simulated import simulate_movie
+from n2n_pipeline.store import write_movie
+from n2n_pipeline.training import torchrun
+
+PORT = 27817
+SETTINGS = """
+partition: test
+nodes: 2
+cores: 1
+memory_gb: 2
+time: "00:20:00"
+interface: lo
+setup: ["export OMP_NUM_THREADS=1"]
+"""
+
+
+def test_names_cannot_break_out_of_the_script(tmp_path):
+    words = ["train", "a$(touch x).zarr", "-o", "m;touch y", "--set", "train.init=`touch z`"]
+    text = job_script(SlurmConfig(), words, "m;touch y\n#SBATCH --uid=0")
+    assert "'a$(touch x).zarr'" in text
+    assert "'m;touch y'" in text
+    assert "'train.init=`touch z`'" in text
+    assert "#SBATCH --job-name=m_touch_y__SBATCH_--uid_0\n" in text
+
+
+def test_the_script_is_valid_shell():
+    text = job_script(SlurmConfig(interface="ib0", setup=("module load cuda",)), ["train", "a b"], "m")
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_the_script_starts_what_the_settings_say():
+    asked = SlurmConfig(nodes=3, processes_per_node=4, directives=("--gres=gpu:4",))
+    text = job_script(asked, ["train", "m.zarr", "-o", "m"], "m")
+    assert "#SBATCH --nodes=3\n" in text
+    assert "--nproc-per-node=4" in text
+    assert "#SBATCH --gres=gpu:4\n" in text
+    assert "#SBATCH --signal=TERM@120\n" in text
+    assert "#SBATCH --requeue\n" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("raise SystemExit(0)", 0),
+        ("raise SystemExit(65)", 65),
+        ("raise SystemExit(75)", 75),
+        ("import os; os.kill(os.getpid(), 9)", ExitCode.STOPPED),  # killed: run it again
+    ],
+)
+@pytest.mark.slow
+def test_the_launcher_ends_with_the_code_of_its_process(tmp_path, monkeypatch, code, expected):
+    script = tmp_path / "child.py"
+    script.write_text(code)
+    words = ["--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    assert torchrun.main([*words, str(script)]) == expected
+
+
+CONFIGURATION = """ClusterName=n2ntest
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge/sock
+CredType=cred/munge
+SlurmctldPort={port}
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.%n.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd.%n.log
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool.%n
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+JobRequeue=1
+ReturnToService=2
+KillWait=5
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=8000 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=8000 State=UNKNOWN
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def configure(root: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Write what SLURM and munge need; return the environment in which commands find it."""
+    for folder in ("munge", "state", "spool.n1", "spool.n2"):
+        (root / folder).mkdir()
+    key = root / "munge" / "key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    host = socket.gethostname().partition(".")[0]
+    text = CONFIGURATION.format(host=host, root=root, port=PORT, n1=PORT + 1, n2=PORT + 2)
+    (root / "slurm.conf").write_text(text)
+    return {**environment, "SLURM_CONF": str(root / "slurm.conf"), "PATH": f"{environment['PATH']}:/usr/sbin"}
+
+
+def start_daemons(root: Path, environment: dict[str, str]) -> list[subprocess.Popen]:
+    munge = root / "munge"
+    commands = [
+        [
+            *("munged", "--foreground", f"--key-file={munge}/key", f"--socket={munge}/sock"),
+            *(f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"),
+        ],
+        ["slurmctld", "-D", "-c"],
+        ["slurmd", "-D", "-N", "n1"],
+        ["slurmd", "-D", "-N", "n2"],
+    ]
+    running = []
+    for command in commands:
+        with (root / f"{command[0]}.out").open("a") as output:
+            running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+        deadline = time.monotonic() + 10
+        while command[0] == "munged" and not (munge / "sock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return running
+
+
+@pytest.fixture(scope="module")
+def slurm(environment):
+    """The environment of a private SLURM; ended with the module, by the processes that were started."""
+    if os.geteuid() != 0:
+        pytest.skip("a private SLURM is started as root")
+    root = Path(tempfile.mkdtemp(prefix="n2n-slurm-", dir="/tmp"))
+    root.chmod(0o755)
+    inside = configure(root, environment)
+    daemons = start_daemons(root, inside)
+    try:
+        deadline = time.monotonic() + 30
+        while "idle" not in ask(inside, "sinfo", "-h", "-o", "%T"):
+            if time.monotonic() > deadline:
+                pytest.skip("the private SLURM did not start")
+            time.sleep(0.2)
+        yield inside
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+        for daemon in daemons:
+            daemon.wait(20)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def ask(environment: dict[str, str], *words: str) -> str:
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slurm")
+    simulated = simulate_movie((16, 48, 48), dose=2.0, seed=1)
+    write_movie(folder / "movie.zarr", simulated.counts.astype(np.uint8), simulated.info)
+    (folder / "slurm.yaml").write_text(SETTINGS)
+    return folder
+
+
+def submit(slurm: dict[str, str], folder: Path, model: str) -> str:
+    words = [
+        sys.executable,
+        "-m",
+        "n2n_pipeline",
+        "train",
+        "movie.zarr",
+        "-o",
+        model,
+        "--window",
+        "8",
+        "--device",
+        "cpu",
+        "--slurm",
+        "slurm.yaml",
+    ]
+    words += ["--set", "network={width: 6, depth: 2}", "--threads", "1"]
+    words += ["--set", "train={steps: 300, batch: 4, patch_px: 16, save_every: 1, validate_every: 100}"]
+    done = subprocess.run(words, cwd=folder, env=slurm, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+def wait_until(happened, folder: Path, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            pytest.fail("\n".join(log.read_text() for log in folder.glob("*.log")))
+        time.sleep(0.05)
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_a_job_on_two_nodes_trains_and_one_that_is_signalled_requeues_to_the_same_result(slurm, workplace):
+    submit(slurm, workplace, "whole")
+    wait_until(lambda: is_complete(workplace / "whole"), workplace)
+    assert load_model(workplace / "whole").card.steps == 300
+
+    job = submit(slurm, workplace, "signalled")
+    states = workplace / "signalled" / "resume"
+    wait_until(lambda: any(states.glob("step-00000001*.json")), workplace)
+    ask(slurm, "scancel", "--signal=TERM", job)
+    wait_until(lambda: "Restarts=1" in ask(slurm, "scontrol", "show", "job", job), workplace)
+    ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")  # else SLURM holds it for two minutes
+    wait_until(lambda: is_complete(workplace / "signalled"), workplace)
+    assert weights_digest(workplace / "signalled") == weights_digest(workplace / "whole")
