@@ -14,9 +14,13 @@ frames to average; ``pairs`` are the even and odd averages, lazily; ``train`` an
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,7 +49,26 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, function = _HOMES[name]
-    return getattr(import_module(f"{__name__}.{module}"), function)
+    return _with_paths(getattr(import_module(f"{__name__}.{module}"), function))
+
+
+def _with_paths(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function that takes paths take their names too, and one path where it takes several."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            wanted = str(signature.parameters[name].annotation)
+            if "Sequence[Path]" in wanted:
+                names = [value] if isinstance(value, str | Path) else value
+                given.arguments[name] = [Path(item) for item in names]
+            elif "Path" in wanted and isinstance(value, str):
+                given.arguments[name] = Path(value)
+        return function(*given.args, **given.kwargs)
+
+    return call
 
 
 class _Package(ModuleType):

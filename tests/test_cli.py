@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import n2n_pipeline as n2n
 from n2n_pipeline import __version__
 from n2n_pipeline.cli import main
 from n2n_pipeline.cli.faults import OneLineErrors, log_beside
@@ -197,6 +198,15 @@ def test_public_names_are_functions_even_where_modules_have_the_same_name():
         "print(all(callable(getattr(n2n, name)) for name in n2n.__all__))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "True"
+
+
+def test_public_functions_take_names_of_files_and_one_store_where_they_take_several(tmp_path):
+    path = tmp_path / "movie.zarr"
+    for function in (n2n.align, n2n.sweep, n2n.pairs, n2n.evaluate):
+        with pytest.raises(InputError, match=r"movie\.zarr: no such"):
+            function(str(path))
+    with pytest.raises(InputError, match=r"movie\.zarr: no such"):
+        n2n.train(str(path), str(tmp_path / "model"))
 
 
 def test_the_package_itself_imports_nothing_heavy():
