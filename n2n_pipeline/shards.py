@@ -45,15 +45,20 @@ def write_shard(folder: Path, layout: Layout, index: tuple[int, int, int], block
     ValueError
         If the block is not what the shard holds: another task owns the rest.
     """
+    _check_whole(layout, index, block)
+    path = folder.joinpath("c", *map(str, index))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, _encode(layout, block))
+
+
+def _check_whole(layout: Layout, index: tuple[int, int, int], block: npt.NDArray[Any]) -> None:
+    """Refuse a part of a shard: whoever writes the rest would undo it."""
     starts = [i * size for i, size in zip(index, layout.shards, strict=True)]
     inside = tuple(
         min(size, whole - start) for size, whole, start in zip(layout.shards, layout.shape, starts, strict=True)
     )
     if block.shape != inside or block.dtype != layout.dtype:
         raise ValueError(f"shard {index} holds {inside} {layout.dtype}, not {block.shape} {block.dtype}")
-    path = folder.joinpath("c", *map(str, index))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, _encode(layout, block))
 
 
 def _encode(layout: Layout, block: npt.NDArray[Any]) -> list[bytes]:
