@@ -127,7 +127,7 @@ def pass_with_workers(work: Work, ledger: Ledger, client: Client) -> Statistics:
     }
     failed: dict[str, str] = {}
     with progress("ingest", sum(len(work.spans[unit]) for unit in writes)) as step:
-        for unit, _, error in run_on(client, writes):
+        for unit, _, error in run_on(client, writes, output):
             if error is None:
                 step(len(work.spans[unit]))
             else:
@@ -146,7 +146,7 @@ def _gather_with_workers(work: Work, client: Client) -> Statistics:
     bands = [slice(y, min(y + rows, height)) for y in range(0, height, rows)]
     reads = {number: partial(_gather_remotely, output, spans, band) for number, band in enumerate(bands)}
     statistics = Statistics(work.layout.shape[1:])
-    for number, part, error in run_on(client, reads):
+    for number, part, error in run_on(client, reads, output):
         if error:
             raise InputError(work.output, f"cannot be read back: {error}")
         statistics.insert(bands[number], part)
@@ -162,8 +162,17 @@ class Outcome(NamedTuple):
     """Why it failed for good, on several workers."""
 
 
-def run_on(client: Client, tasks: Mapping[Any, Callable[[], Any]]) -> Iterator[Outcome]:
+def run_on(client: Client, tasks: Mapping[Any, Callable[[], Any]], store: Path) -> Iterator[Outcome]:
     """Run tasks on the workers of a cluster, and yield the outcomes as they come.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        The cluster.
+    tasks : mapping
+        What to run, by any key.
+    store : pathlib.Path
+        What the tasks work on, to be named when they are stopped.
 
     Raises
     ------
@@ -175,11 +184,11 @@ def run_on(client: Client, tasks: Mapping[Any, Callable[[], Any]]) -> Iterator[O
         try:
             for future in as_completed(keys):
                 if stop_requested():
-                    raise Stopped("ingest")
+                    raise Stopped(store)
                 error = future.exception()
                 yield Outcome(keys[future], None if error else future.result(), str(error) if error else None)
         except CancelledError as error:
-            raise Stopped("ingest", "the scheduler is gone; run the same command again to continue") from error
+            raise Stopped(store, "the scheduler is gone; run the same command again to continue") from error
         finally:
             for future in keys:
                 future.cancel()
