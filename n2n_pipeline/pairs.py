@@ -167,8 +167,8 @@ def _lazy_halves(movie: CorrectedMovie, frames: range, window: int, split: Split
         block = read(movie, frames[part.start : part.stop], region, window, split)
         shape = (len(part), len(rows), len(cols))
         for which in range(4):
-            blocks[(which, *place)] = da.from_delayed(block[which], shape, np.float32)  # type: ignore[no-untyped-call]
-    return [da.block(block.tolist()) for block in blocks]  # type: ignore[no-untyped-call]
+            blocks[(which, *place)] = da.from_delayed(block[which], shape, np.float32)
+    return [da.block(block.tolist()) for block in blocks]
 
 
 def _read_block(
