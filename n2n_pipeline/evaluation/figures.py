@@ -162,6 +162,8 @@ def _write_errors(errors: Errors | None) -> Json:
     if errors is None:
         return {"upsnr_db": None, "umse": None}
     ratio = errors.gaussian.value / errors.output.value if errors.output.value > 0 else math.nan
+    least_ratio = 1 / errors.largest_ratio if errors.largest_ratio > 0 else math.nan
+    highest = errors.output.high
     return {
         **_interval("upsnr_db", errors.psnr_db),
         **_interval("umse", errors.output),
@@ -169,11 +171,13 @@ def _write_errors(errors: Errors | None) -> Json:
         "usnr_db": _decibels(
             errors.signal_variance / errors.output.value if errors.output.value > 0 else math.nan
         ),
+        "usnr_db_low": _decibels(errors.signal_variance / highest if highest > 0 else math.nan),
         "window_average": _interval("umse", errors.average),
         "best_gaussian": {
             "sigma_px": errors.gaussian_px,
             **_interval("umse", errors.gaussian),
             "gain_db": _decibels(ratio),
+            "gain_db_low": _decibels(least_ratio),
         },
     }
 

@@ -79,6 +79,15 @@ class Errors(NamedTuple):
     signal_variance: float
     """Covariance of the raw halves."""
 
+    @property
+    def largest_ratio(self) -> float:
+        """Output's error over the best Gaussian's, at the unfavourable end of both intervals.
+
+        Both errors hold the same chance part, which is large where the movie is faint; it cancels in their
+        difference, so that this is known far better than either.
+        """
+        return 1 + self.excess.high / max(self.gaussian.high, 1e-30)
+
 
 def _rows(samples: Sequence[Sample], pick: str, swap: bool = False) -> Floats:
     """Stack one member of the samples, ``(2 n, y, x)``: even halves, then odd ones, or the other way round."""

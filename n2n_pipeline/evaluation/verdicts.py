@@ -92,9 +92,9 @@ def judge_error(errors: Errors | None, steps: int) -> Verdict:
             "before drawing conclusions."
         )
         return Verdict("error", "look", text)
-    gain = f"{-10 * np.log10(ratio):.1f} dB" if ratio > 0.01 else "more than 20 dB"
+    gain = f"{-10 * np.log10(max(errors.largest_ratio, 0.01)):.1f} dB"
     text = (
-        f"The error of the output is {gain} below that of {rival}, the best that plain smoothing of the "
+        f"The error of the output is at least {gain} below that of {rival}, the best that plain smoothing of the "
         "window average does, measured against frames that were kept out of what the network was given."
     )
     return Verdict("error", "pass", text)
