@@ -19,7 +19,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -151,9 +150,7 @@ def write_unit(store: Path, unit: Unit, stamp: str) -> Iterator[dict[str, Any]]:
     missing = [name for name in unit.files if not (store / name).is_file()]
     if missing:
         raise RuntimeError(f"unit {unit.name} did not write {missing[0]}")
-    for folder in _sync_files(store, unit.files):
-        sync(folder)
-    entries = {name: _entry(store / name) for name in unit.files}
+    entries = {name: _sync_file(store / name) for name in unit.files}
     write_atomically(record, to_json({"stamp": stamp, "files": entries, "notes": notes}))
 
 
@@ -163,17 +160,12 @@ def _record_path(store: Path, unit: Unit) -> Path:
     return store / RECORDS / "units" / f"{unit.name}.json"
 
 
-def _sync_files(store: Path, names: Sequence[str]) -> list[Path]:
-    """Flush files and return the folders, innermost first, whose lists of names must follow."""
-    folders: set[Path] = set()
-    for name in names:
-        sync(store / name)
-        inside = len(Path(name).parts)
-        folders.update(islice((store / name).parents, inside))
-    return sorted(folders, key=lambda folder: -len(folder.parts))
+def _sync_file(path: Path) -> dict[str, Any]:
+    """Flush a file to disk, and return its entry in a record.
 
-
-def _entry(path: Path) -> dict[str, Any]:
+    That its folder names it may still be lost with the power: then it is absent, which is noticed, never wrong.
+    """
+    sync(path)
     return {"size": path.stat().st_size, "sha256": digest_file(path)}
 
 
@@ -300,10 +292,9 @@ class Ledger:
             if not self._is_done(unit):
                 raise RuntimeError(f"unit {unit.name} is not done")
             files |= read_json(_record_path(self.store, unit))["files"]
-        others = [name for name in data_files(self.store) if name not in files]
-        for folder in _sync_files(self.store, others):
-            sync(folder)
-        files |= {name: _entry(self.store / name) for name in others}
+        files |= {name: _sync_file(self.store / name) for name in data_files(self.store) if name not in files}
+        for folder in {folder for name in files for folder in Path(name).parents}:
+            sync(self.store / folder)
         (self.store / FAILED).unlink(missing_ok=True)
         write_atomically(manifest, to_json({"stamp": self.stamp, "files": files, "digest": digest_json(files)}))
 

@@ -22,7 +22,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.files import read_json, to_json, write_atomically
+from n2n_pipeline.files import read_json, replace_file, to_json, write_atomically
 from n2n_pipeline.layout import Layout, codec_for, compressor, default_layout, halve, plan_units, round_mantissa
 from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete
 from n2n_pipeline.ome import describe, image_metadata, read_description, read_image_metadata
@@ -181,7 +181,7 @@ def add_array(path: Path, name: str, layout: Layout) -> zarr.Array[Any]:
 def _write_contents(path: Path, contents: Mapping[str, Any]) -> None:
     for key, content in contents.items():
         (path / key).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / key, content.to_bytes())
+        replace_file(path / key, [content.to_bytes()])
 
 
 def write_references(path: Path, references: References) -> None:
