@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from n2n_pipeline.config import SweepConfig
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.pairs import Ints, ShiftedFrames, whole_shifts, window_frames
@@ -62,7 +63,8 @@ def sweep_windows(path: Path, config: SweepConfig | None = None, output: Path | 
     dict
         ``window``; ``scores``, a list of ``window``, ``risk``, ``low`` and ``high`` (squared units of the movie,
         bootstrap interval of 95 % of the difference from the best); ``as_good``, the windows that the interval
-        does not tell from the best; ``filter_px``, the Gaussian width that went with the best.
+        does not tell from the best; ``filter_px``, the Gaussian width that went with the best; ``diagnostics``,
+        whether the movie is fit for Noise2Noise, as ``check``, ``verdict`` and ``sentence``.
 
     Raises
     ------
@@ -79,6 +81,7 @@ def sweep_windows(path: Path, config: SweepConfig | None = None, output: Path | 
         raise InputError(path, f"{n_frames} frames, window needs {min(windows)}")
     windows = tuple(sorted({window for window in windows if window <= n_frames}))
     result = choose_window(measure_risks(movie, windows, config.sample_frames), windows)
+    result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
     if output is not None:
         write_atomically(output, json.dumps(result, indent=1) + "\n")
     return result
@@ -120,7 +123,6 @@ def choose_window(risks: Risks, windows: tuple[int, ...]) -> dict[str, Any]:
             {"window": w, "risk": float(r), "low": float(risk[best] + lo), "high": float(risk[best] + hi)}
             for w, r, lo, hi in zip(windows, risk, low, high, strict=True)
         ],
-        "diagnostics": [],
     }
 
 

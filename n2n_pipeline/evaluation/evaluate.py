@@ -17,10 +17,10 @@ import numpy.typing as npt
 from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.diagnostics import Verdict
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.evaluation.figures import evaluate_without_truth, write_verdicts
 from n2n_pipeline.evaluation.samples import Subject
-from n2n_pipeline.evaluation.verdicts import Verdict
 from n2n_pipeline.inference.forward import turns_of
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.inference.plan import Choice, resolve_part, tiling_of

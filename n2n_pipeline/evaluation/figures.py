@@ -8,38 +8,42 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.diagnostics import (
+    Motion,
+    Pattern,
+    Verdict,
+    judge_halves,
+    judge_motion,
+    judge_pattern,
+    measure_independence,
+    measure_motion,
+    measure_pattern,
+    read_camera_frames,
+    worst,
+)
 from n2n_pipeline.evaluation.measure import (
     Camera,
     Errors,
-    Motion,
-    Pattern,
     Residuals,
     Seams,
     measure_agreement,
     measure_camera,
     measure_detail,
     measure_errors,
-    measure_independence,
-    measure_motion,
-    measure_pattern,
     measure_residuals,
     measure_seams,
+    noise_of_average,
     signal_limit,
 )
-from n2n_pipeline.evaluation.samples import Subject, plan_places, read_camera_frames, read_sample
+from n2n_pipeline.evaluation.samples import Subject, plan_places, read_sample
 from n2n_pipeline.evaluation.verdicts import (
-    Verdict,
     judge_agreement,
     judge_camera,
     judge_contrast,
     judge_detail,
     judge_error,
-    judge_halves,
-    judge_motion,
-    judge_pattern,
     judge_residual,
     judge_seams,
-    worst,
 )
 from n2n_pipeline.metrics.bootstrap import Interval
 from n2n_pipeline.metrics.frc import TrueCorrelation
@@ -87,7 +91,7 @@ def evaluate_without_truth(subject: Subject) -> Json:
             samples.append(read_sample(subject, place))
             step(1)
         middle = samples[len(samples) // 2]
-        camera_frames = read_camera_frames(subject, middle.place)
+        camera_frames = read_camera_frames(subject.movie, middle.place.t, middle.place.region)
         camera = measure_camera(subject, middle)
         detail = measure_detail(samples, subject.n_frames, min(subject.inputs.window, subject.n_frames))
         figures = Figures(
@@ -96,9 +100,11 @@ def evaluate_without_truth(subject: Subject) -> Json:
             residuals=measure_residuals(samples, camera.pixels),
             camera=camera,
             independence=measure_independence(camera_frames, signal_limit(detail)),
-            pattern=measure_pattern(camera_frames, samples),
+            pattern=measure_pattern(camera_frames, noise_of_average(samples)),
             seams=measure_seams(places, subject),
-            motion=measure_motion(subject, samples),
+            motion=measure_motion(
+                subject.movie, [(place.t, place.region) for place in places], subject.inputs.window
+            ),
         )
         agreement = measure_agreement(samples)
         step(1)

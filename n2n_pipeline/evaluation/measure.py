@@ -11,24 +11,17 @@ from scipy import ndimage
 
 from n2n_pipeline.evaluation.samples import (
     REGION_PX,
-    CameraFrames,
     Place,
     Sample,
     Subject,
     read_frames,
-    read_halves_in_time,
 )
 from n2n_pipeline.geometry import plan_tiles
 from n2n_pipeline.metrics.artefacts import Seam, find_seams, seam_metric
 from n2n_pipeline.metrics.bootstrap import Interval
 from n2n_pipeline.metrics.frc import TrueCorrelation, correlation_with_signal
-from n2n_pipeline.metrics.motion import displacement
 from n2n_pipeline.metrics.noise import (
-    FixedPattern,
-    Independence,
     PhotonTransfer,
-    fixed_pattern,
-    frame_independence,
     photon_transfer,
 )
 from n2n_pipeline.metrics.residuals import (
@@ -55,8 +48,6 @@ CHARGE_BIN_PX = 4
 SEAM_PIXELS = 2**25
 DIMMEST = 0.25
 """Of the mean noise variance: no pixel is taken to be quieter, even where the network's output is below zero."""
-FINEST = 0.4
-"""Cycles per pixel beyond which a camera's point spread leaves little of any object."""
 
 
 class Errors(NamedTuple):
@@ -226,52 +217,9 @@ def signal_limit(detail: TrueCorrelation) -> float:
     return float(detail.frequency[told].max()) if told.any() else 0.0
 
 
-def measure_independence(camera_frames: CameraFrames, limit: float) -> Independence | None:
-    """Test whether frames are independent, at frequencies where no object shows; None for a short movie."""
-    if len(camera_frames.frames) < 4:
-        return None
-    return frame_independence(camera_frames.frames, cutoff=min(max(limit, 0.25), FINEST))
-
-
-class Pattern(NamedTuple):
-    """What stays with the camera in every frame."""
-
-    found: FixedPattern
-    share: float
-    """Its variance over that of the noise in a window's average."""
-
-
-def measure_pattern(camera_frames: CameraFrames, samples: Sequence[Sample]) -> Pattern | None:
-    """Look for a pattern that stays with the camera, and hold it against the noise; None for a single frame.
-
-    It is in every copy of the scene, so that the estimated error knows nothing of it.
-    """
-    if len(camera_frames.frames) < 2:
-        return None
-    found = fixed_pattern(*camera_frames.halves, cutoff=FINEST)
-    noise = float(np.mean([np.var(even - odd, dtype=np.float64) / 4 for even, odd in (s.raw for s in samples)]))
-    return Pattern(found, found.amplitude**2 / noise if noise > 0 else 0.0)
-
-
-class Motion(NamedTuple):
-    """How far the scene moves between the two halves, in time, of a window; drift has been taken out."""
-
-    moved_px: float
-    """Median over the samples."""
-    error_px: float
-    """The same between halves that are interleaved, which cannot have moved."""
-    frames_apart: float
-
-
-def measure_motion(subject: Subject, samples: Sequence[Sample]) -> Motion:
-    """Compare the earlier with the later half of each window."""
-    moved, error = [], []
-    for sample in samples:
-        pair = read_halves_in_time(subject, sample.place)
-        moved.append(np.hypot(*displacement(pair.even[0], pair.odd[0])))
-        error.append(np.hypot(*displacement(*sample.raw)))
-    window = min(subject.inputs.window, subject.n_frames)
-    return Motion(float(np.median(moved)), float(np.median(error)), window / 2)
+def noise_of_average(samples: Sequence[Sample]) -> float:
+    """Return the variance of the noise in a window's average, both halves together."""
+    return float(np.mean([np.var(even - odd, dtype=np.float64) / 4 for even, odd in (s.raw for s in samples)]))
 
 
 class Agreement(NamedTuple):

@@ -20,9 +20,7 @@ from n2n_pipeline.inference.forward import Canvas, Turns, run_network
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.metrics.unsupervised import Copies
 from n2n_pipeline.pairs import (
-    Pair,
     ShiftedFrames,
-    fill_unseen,
     read_pairs,
     split_window,
     whole_shifts,
@@ -36,7 +34,6 @@ REGION_PX = 512
 LEAST_REGION_PX = 128
 FRAME_BYTES = 192 * 2**20  # of the corrected frames of one window, held at once
 MOST_FRAMES = 6
-RAW_FRAMES = 64
 
 
 @dataclass(frozen=True)
@@ -141,18 +138,6 @@ def read_sample(subject: Subject, place: Place) -> Sample:
     )
 
 
-def read_halves_in_time(subject: Subject, place: Place) -> Pair:
-    """Average the earlier and the later half of a window: what moves within it differs between them."""
-    return read_pairs(
-        subject.movie,
-        range(place.t, place.t + 1),
-        place.region,
-        subject.inputs.window,
-        split="adjacent",
-        frame_of_reference=subject.inputs.frame_of_reference,
-    )
-
-
 def _denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     """Denoise each half as the output's halves were, with its tiles and turns."""
     plan = plan_tiles(subject.inputs.shape, subject.tiling, (place.rows, place.cols))
@@ -247,24 +232,3 @@ def read_frames(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     source = _shifted(subject, place, range(members[0], members[-1] + 1))
     frames = np.stack([_average(source, place.t, [frame]) for frame in members])
     return frames[is_even], frames[~is_even]
-
-
-class CameraFrames(NamedTuple):
-    """Consecutive corrected frames as the camera saw them: nothing is moved."""
-
-    frames: Floats
-    """``(t, y, x)``; invalid pixels are filled from their neighbours."""
-    halves: tuple[Floats, Floats]
-    """``(y, x)`` mean of every other frame."""
-
-
-def read_camera_frames(subject: Subject, place: Place) -> CameraFrames:
-    """Read up to 64 consecutive frames about a place, drift and all."""
-    first = min(max(place.t - RAW_FRAMES // 2, 0), max(subject.n_frames - RAW_FRAMES, 0))
-    values, valid = subject.movie.read(slice(first, min(first + RAW_FRAMES, subject.n_frames)), *place.region)
-    valid = np.broadcast_to(valid, values.shape)
-    means = []
-    for half in (slice(0, None, 2), slice(1, None, 2)):
-        total, count = values[half].sum(axis=0, dtype=np.float64), valid[half].sum(axis=0)
-        means.append(fill_unseen(total, count, subject.movie.typical_value))
-    return CameraFrames(values, (means[0], means[1]))

@@ -5,17 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
-
 import numpy as np
 
-from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Motion, Pattern, Residuals, Seams
+from n2n_pipeline.diagnostics import Level, Verdict
+from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Residuals, Seams
 from n2n_pipeline.metrics.frc import TrueCorrelation
-from n2n_pipeline.metrics.noise import Independence
-
-Level = Literal["pass", "look", "fail"]
-_ORDER: tuple[Level, ...] = ("pass", "look", "fail")
 
 # Where a check begins to say ``look``, and ``fail``.
 WORSE = (1.0, 1.5)
@@ -26,39 +20,14 @@ VAGUE = 0.4
 """An interval of the contrast so wide says little."""
 STRUCTURE = 0.05
 """Correlation of the residual with the output, or with its own neighbours beyond the camera's."""
-DEPENDENT_Z = 5.0
-DEPENDENT = (0.02, 0.2)
-"""Correlation of successive frames, if it is so many standard errors beyond chance."""
-PATTERN = (0.1, 1.0)
-"""Variance of a fixed pattern over that of the noise in the window average."""
 LEFT_OVER = (0.7, 1.5)
 """Least and largest variance of the residual over what the camera's noise predicts."""
 SEAM_FAIL = 1.0
 """Excess of the jumps along a seam."""
-MOVED_PX = 1.0
 DIFFERS = (0.05, 0.2)
 """Root mean square difference of stored and fresh output, over the output's standard deviation."""
 OFFSET = (0.1, 0.5)
 """Difference of mean brightness, over the output's standard deviation."""
-
-
-class Verdict(NamedTuple):
-    """One check."""
-
-    check: str
-    verdict: Level
-    sentence: str
-
-
-def worst(verdicts: Sequence[Verdict]) -> Level:
-    """Return the most serious of the verdicts.
-
-    Examples
-    --------
-    >>> worst([Verdict("seams", "pass", ""), Verdict("error", "look", "")])
-    'look'
-    """
-    return max((verdict.verdict for verdict in verdicts), key=_ORDER.index, default="look")
 
 
 def judge_error(errors: Errors | None, steps: int) -> Verdict:
@@ -183,39 +152,6 @@ def judge_residual(residuals: Residuals) -> Verdict:
     return Verdict("residual", "pass", text)
 
 
-def judge_halves(independence: Independence | None) -> Verdict:
-    """Ask whether the noise of successive frames is independent, on which Noise2Noise rests."""
-    if independence is None:
-        text = "The movie has fewer than 4 frames, so it cannot be tested whether their noise is independent."
-        return Verdict("halves", "look", text)
-    strength = abs(independence.lag_two)
-    if abs(independence.z) <= DEPENDENT_Z or strength <= DEPENDENT[0]:
-        text = f"The noise of successive frames is independent (correlation {independence.lag_two:+.3f})."
-        return Verdict("halves", "pass", text)
-    text = (
-        f"The noise of successive frames is correlated ({independence.lag_two:+.2f}): detector lag, "
-        "interpolated frames or fast motion. The network may keep part of the noise; use raw frames, or "
-        "group frames at ingest."
-    )
-    return Verdict("halves", "fail" if strength > DEPENDENT[1] else "look", text)
-
-
-def judge_pattern(pattern: Pattern | None, has_references: bool) -> Verdict:
-    """Ask whether a pattern of the camera is in both halves, where the network would keep it."""
-    if pattern is None:
-        return Verdict("fixed_pattern", "look", "One frame cannot tell a pattern of the camera from the object.")
-    if pattern.found.z <= DEPENDENT_Z or pattern.share <= PATTERN[0]:
-        text = "No pattern of the camera that matters beside the noise is left in the frames."
-        return Verdict("fixed_pattern", "pass", text)
-    remedy = "check that dark and gain reference belong to it" if has_references else "give --dark and --gain"
-    text = (
-        f"A pattern that stays with the camera (rms {pattern.found.amplitude:.3g} per pixel) is in every "
-        f"frame, and the network keeps it: ingest the movie again and {remedy}. Until then pixel-sized "
-        "detail means nothing."
-    )
-    return Verdict("fixed_pattern", "fail" if pattern.share > PATTERN[1] else "look", text)
-
-
 def judge_camera(camera: Camera, residuals: Residuals) -> Verdict:
     """Ask whether the noise behaves as a camera's, and whether what is left over is noise of that strength."""
     binned, ratio = camera.binned, residuals.variance_ratio
@@ -250,21 +186,6 @@ def judge_seams(seams: Seams) -> Verdict:
         "denoise again with --set denoise.tile.halo_px=exact, or check the camera for a line there."
     )
     return Verdict("seams", "fail" if seam.excess > SEAM_FAIL else "look", text)
-
-
-def judge_motion(motion: Motion) -> Verdict:
-    """Ask whether the scene moves within a window, once drift is taken out."""
-    if motion.moved_px <= max(MOVED_PX, 3 * motion.error_px):
-        text = (
-            f"Within a window the scene moves {motion.moved_px:.1f} px or less over {motion.frames_apart:g} "
-            "frames."
-        )
-        return Verdict("motion", "pass", text)
-    text = (
-        f"Within a window the scene still moves {motion.moved_px:.1f} px over {motion.frames_apart:g} "
-        "frames, which blurs the output: run align, or choose a smaller window."
-    )
-    return Verdict("motion", "look", text)
 
 
 def judge_agreement(agreement: Agreement) -> Verdict:

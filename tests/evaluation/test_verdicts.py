@@ -1,19 +1,16 @@
 import numpy as np
 import pytest
 
-from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Motion, Pattern, Residuals, Seams
+from n2n_pipeline.diagnostics import Motion, Pattern, judge_halves, judge_motion, judge_pattern, worst
+from n2n_pipeline.evaluation.measure import Agreement, Camera, Errors, Residuals, Seams
 from n2n_pipeline.evaluation.verdicts import (
     judge_agreement,
     judge_camera,
     judge_contrast,
     judge_detail,
     judge_error,
-    judge_halves,
-    judge_motion,
-    judge_pattern,
     judge_residual,
     judge_seams,
-    worst,
 )
 from n2n_pipeline.metrics.artefacts import Seam
 from n2n_pipeline.metrics.bootstrap import Interval
