@@ -136,7 +136,9 @@ def one_line_errors(store: Path) -> Iterator[None]:
 def one_line(store: Path, error: OSError) -> InputError:
     """Say which file the operating system refused, and why."""
     denied = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
-    what = (error.strerror or str(error)).lower()
+    place, what = Path(error.filename or store), (error.strerror or str(error)).lower()
+    if error.errno == errno.ENOENT and store not in (place, *place.parents):
+        return InputError(place, what, code=ExitCode.NO_INPUT)
     if error.errno in denied:
-        return InputError(error.filename or store, what, "choose another output", ExitCode.CANNOT_CREATE)
-    return InputError(error.filename or store, what, "what is done is kept: run again to continue", ExitCode.IO)
+        return InputError(place, what, "choose another output", ExitCode.CANNOT_CREATE)
+    return InputError(place, what, "what is done is kept: run again to continue", ExitCode.IO)

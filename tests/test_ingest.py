@@ -471,6 +471,49 @@ def test_an_error_at_any_file_operation_is_one_line_and_a_rerun_completes(movie,
         assert tree(store) == whole, f"operation {at}"
 
 
+SLOWLY = """if True:
+    import time
+    from n2n_pipeline import frame_pass, layout
+    from n2n_pipeline.cli import main
+    layout.SMALL_SHARD_BYTES = 0
+    real = frame_pass.write_frames
+    def write_slowly(*args):
+        time.sleep(0.02)
+        real(*args)
+    frame_pass.write_frames = write_slowly
+    main()
+"""
+
+
+def _start(movie: Path, output: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SLOWLY, "ingest", str(movie), str(output), "--quiet"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _wait_for_units(process: subprocess.Popen[bytes], store: Path, count: int) -> None:
+    records, deadline = store / "records/units", time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if records.is_dir() and len(list(records.iterdir())) >= count:
+            break
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_asked_to_stop_it_ends_soon_with_75_and_continues(ram, number):
+    movie = save(ram / "movie.mrc", counts((64, 64, 64)))
+    process = _start(movie, ram / "out.zarr")
+    _wait_for_units(process, ram / "out.zarr", 2)
+    process.send_signal(number)
+    assert process.wait(20) == ExitCode.STOPPED
+    assert not is_complete(ram / "out.zarr")
+    assert not (ram / "out.zarr/records/lock.json").exists()
+    assert not list((ram / "out.zarr").rglob("*.partial"))
+    again = _start(movie, ram / "out.zarr")
+    assert again.wait(60) == 0
+    np.testing.assert_array_equal(open_store(ram / "out.zarr").array[...], counts((64, 64, 64)))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_a_random_time_it_continues_to_the_same_bytes(ram, seed):
     movie = save(ram / "movie.mrc", counts((64, 256, 256)))
