@@ -1,8 +1,8 @@
 """Is Noise2Noise allowed here? What a raw movie must be for it, each with a plain sentence and what to do.
 
 Noise2Noise rests on two halves of a window that show the same scene with independent noise. Detector lag breaks
-the independence, a pattern of the camera is shared by both and kept, motion within a window blurs, and a frame that
-is stored twice may be in both halves. All are measured on the raw movie, before a network is trained.
+the independence, a pattern of the camera is shared by both and kept, motion within a window blurs, and a frame
+that is stored twice may be in both halves. All are measured on the raw movie, before a network is trained.
 
 ``pass``: nothing to see to. ``look``: usable, but look at this first. ``fail``: do not trust the output.
 """
@@ -214,7 +214,7 @@ def judge_frames(camera_frames: CameraFrames) -> Verdict:
     if odd:
         text = (
             f"Frame {odd[0]} is far brighter or darker than the others ({len(odd)} such; mean "
-            f"{means[odd[0] - first]:.3g} instead of {np.median(means):.3g}): leave it out with --frames if the beam was off."
+            f"{means[odd[0] - first]:.3g} instead of {np.median(means):.3g}): leave it out with --frames."
         )
         return Verdict("frames", "look", text)
     return Verdict("frames", "pass", "No frame is stored twice, blank, or of another brightness than the rest.")

@@ -6,13 +6,14 @@ largest. So each window is scored by how well it predicts a frame that it does n
     Q(W) = mean over t of E(estimate from W frames around t, without t - frame t)² - noise variance of a frame,
 
 in which blur and noise both count. The quick estimator is the mean of the window after a Gaussian filter whose
-width Q chooses too, since what follows the average (a network) also trades detail for noise.
+width Q chooses too, since what follows the average (a network) also trades detail for noise. A trained network can
+be scored in its place: half of the frames, and the other half, denoised and averaged, as `denoise` does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.config import SweepConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
-from n2n_pipeline.pairs import Ints, ShiftedFrames, whole_shifts, window_frames
+from n2n_pipeline.pairs import Ints, ShiftedFrames, fill_unseen, whole_shifts, window_frames
 from n2n_pipeline.progress import progress
 from n2n_pipeline.store import open_store
 
@@ -37,16 +39,22 @@ READ_FRAMES = 64  # frames held at once
 RESAMPLES = 500
 
 
+Estimator = Callable[[Floats, Ints], Floats]
+"""Turns sums and counts of two halves, ``(2, y, x)``, into an estimate of the frame between them."""
+
+
 class Risks(NamedTuple):
     """Squared errors against held-out frames, without the part that no estimator can change."""
 
     risk: Floats
-    """``(t, window, filter)`` mean of estimate² - 2 · estimate · frame, in squared units of the movie."""
+    """``(t, window, estimate)`` mean of estimate² - 2 · estimate · frame, in squared units of the movie."""
     signal: Floats
     """``(t,)`` mean of the product of two neighbouring frames: what makes the risk a squared error."""
 
 
-def sweep_windows(path: Path, config: SweepConfig | None = None, output: Path | None = None) -> dict[str, Any]:
+def sweep_windows(
+    path: Path, config: SweepConfig | None = None, output: Path | None = None, model: Path | None = None
+) -> dict[str, Any]:
     """Score averaging windows of a stored movie and name the best.
 
     Parameters
@@ -57,13 +65,17 @@ def sweep_windows(path: Path, config: SweepConfig | None = None, output: Path | 
         Windows, and how many frames are held out.
     output : Path, optional
         A JSON file to write the result to.
+    model : Path, optional
+        A network to score the windows with, instead of a filtered mean. It should not have been trained on the
+        frames that are held out; one trained over mixed windows compares them fairly.
 
     Returns
     -------
     dict
         ``window``; ``scores``, a list of ``window``, ``risk``, ``low`` and ``high`` (squared units of the movie,
         bootstrap interval of 95 % of the difference from the best); ``as_good``, the windows that the interval
-        does not tell from the best; ``filter_px``, the Gaussian width that went with the best; ``diagnostics``,
+        does not tell from the best; ``filter_px``, the Gaussian width that went with the best
+        (None for a network); ``diagnostics``,
         whether the movie is fit for Noise2Noise, as ``check``, ``verdict`` and ``sentence``.
 
     Raises
@@ -80,7 +92,11 @@ def sweep_windows(path: Path, config: SweepConfig | None = None, output: Path | 
     if min(windows) > n_frames:
         raise InputError(path, f"{n_frames} frames, window needs {min(windows)}")
     windows = tuple(sorted({window for window in windows if window <= n_frames}))
-    result = choose_window(measure_risks(movie, windows, config.sample_frames), windows)
+    estimators = (
+        [_filter_mean(movie, sigma) for sigma in FILTERS_PX] if model is None else [_denoise(movie, model)]
+    )
+    risks = measure_risks(movie, windows, config.sample_frames, estimators)
+    result = choose_window(risks, windows, FILTERS_PX if model is None else (None,))
     result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
     if output is not None:
         write_atomically(output, json.dumps(result, indent=1) + "\n")
@@ -99,7 +115,9 @@ def default_windows(n_frames: int) -> tuple[int, ...]:
     return tuple(sorted({*powers, n_frames // 4 * 4} - {0}))
 
 
-def choose_window(risks: Risks, windows: tuple[int, ...]) -> dict[str, Any]:
+def choose_window(
+    risks: Risks, windows: tuple[int, ...], filters_px: tuple[float | None, ...] = FILTERS_PX
+) -> dict[str, Any]:
     """Turn risks into scores, the best window, and those as good within the interval.
 
     Frames are drawn with replacement, all windows at once, so that what a frame adds to every score cancels.
@@ -117,7 +135,7 @@ def choose_window(risks: Risks, windows: tuple[int, ...]) -> dict[str, Any]:
     as_good = [window for window, least in zip(windows, low, strict=True) if least <= 0]
     return {
         "window": windows[best],
-        "filter_px": FILTERS_PX[best_filter[best]],
+        "filter_px": filters_px[best_filter[best]],
         "as_good": as_good,
         "scores": [
             {"window": w, "risk": float(r), "low": float(risk[best] + lo), "high": float(risk[best] + hi)}
@@ -126,7 +144,9 @@ def choose_window(risks: Risks, windows: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def measure_risks(movie: CorrectedMovie, windows: tuple[int, ...], sample_frames: int) -> Risks:
+def measure_risks(
+    movie: CorrectedMovie, windows: tuple[int, ...], sample_frames: int, estimators: Sequence[Estimator]
+) -> Risks:
     """Predict held-out frames from windows around them.
 
     Parameters
@@ -137,14 +157,15 @@ def measure_risks(movie: CorrectedMovie, windows: tuple[int, ...], sample_frames
         Ascending frames per window, the held-out frame not counted.
     sample_frames : int
         How many frames are held out, evenly spread over the movie.
+    estimators : sequence of Estimator
+        What predicts a frame from a window.
     """
     n_frames = movie.store.info.shape[0]
     held_out = np.unique(np.linspace(0, n_frames - 1, min(sample_frames, n_frames)).round().astype(int))
-    shifts = whole_shifts(movie)
     risks, signals = [], []
     with progress("sweep", len(held_out), "frames") as advance:
         for t in held_out.tolist():
-            regions = [_score_frame(movie, t, windows, region, shifts) for region in _regions(movie)]
+            regions = [_score_frame(movie, t, windows, region, estimators) for region in _regions(movie)]
             risks.append(np.mean([risk for risk, _ in regions], axis=0))
             signals.append(np.mean([signal for _, signal in regions]))
             advance(1)
@@ -161,37 +182,66 @@ def _regions(movie: CorrectedMovie) -> list[tuple[slice, slice]]:
 
 
 def _score_frame(
-    movie: CorrectedMovie, t: int, windows: tuple[int, ...], region: tuple[slice, slice], shifts: Ints
+    movie: CorrectedMovie,
+    t: int,
+    windows: tuple[int, ...],
+    region: tuple[slice, slice],
+    estimators: Sequence[Estimator],
 ) -> tuple[Floats, float]:
-    """Return the ``(window, filter)`` risk of predicting frame t, and the product of its neighbours."""
+    """Return the ``(window, estimate)`` risk of predicting frame t, and the product of its neighbours."""
     frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
-    risks = np.empty((len(windows), len(FILTERS_PX)))
+    risks = np.empty((len(windows), len(estimators)))
     signal = float("nan")
-    for i, (total, count) in enumerate(_growing_sums(movie, t, windows, region, shifts)):
-        seen = valid & (count > 0)
-        average = np.where(count > 0, total / np.maximum(count, 1), movie.typical_value)
+    for i, (total, count) in enumerate(_growing_sums(movie, t, windows, region)):
+        seen = valid & (count.sum(axis=0) > 0)
         if i == 0:
-            signal = float(np.mean((average * frame)[seen]))
-        for j, sigma in enumerate(FILTERS_PX):
-            estimate = _filter(average, count, sigma)[seen]
-            risks[i, j] = np.mean(estimate * (estimate - 2.0 * frame[seen]))
+            signal = float(np.mean((_mean(total, count, movie.typical_value) * frame)[seen]))
+        for j, estimate in enumerate(estimators):
+            guess = estimate(total, count)[seen]
+            risks[i, j] = np.mean(guess * (guess - 2.0 * frame[seen]))
     return risks, signal
 
 
-def _filter(average: Floats, count: Ints, sigma: float) -> Floats:
-    """Gaussian filter in which a pixel weighs as much as it has frames."""
-    if sigma == 0:
-        return average
-    weight = ndimage.gaussian_filter(count.astype(np.float64), sigma, mode="mirror")
-    return np.asarray(ndimage.gaussian_filter(average * count, sigma, mode="mirror") / np.maximum(weight, 1e-9))
+def _mean(total: Floats, count: Ints, typical: float) -> Floats:
+    both = count.sum(axis=0)
+    return np.where(both > 0, total.sum(axis=0) / np.maximum(both, 1), typical)
+
+
+def _filter_mean(movie: CorrectedMovie, sigma: float) -> Estimator:
+    """Average both halves under a Gaussian filter in which a pixel weighs as much as it has frames."""
+
+    def estimate(total: Floats, count: Ints) -> Floats:
+        average, both = _mean(total, count, movie.typical_value), count.sum(axis=0).astype(np.float64)
+        if sigma == 0:
+            return average
+        weight = ndimage.gaussian_filter(both, sigma, mode="mirror")
+        return np.asarray(ndimage.gaussian_filter(average * both, sigma, mode="mirror") / np.maximum(weight, 1e-9))
+
+    return estimate
+
+
+def _denoise(movie: CorrectedMovie, model: Path) -> Estimator:
+    """Denoise each half with a network and average them."""
+    denoiser = load_model(model)
+
+    def estimate(total: Floats, count: Ints) -> Floats:
+        halves = [fill_unseen(*half, movie.typical_value) for half in zip(total, count, strict=True)]
+        denoised = denoiser(np.stack(halves), count.astype(np.float32))
+        return np.asarray(denoised.mean(axis=0, dtype=np.float64))
+
+    return estimate
 
 
 def _growing_sums(
-    movie: CorrectedMovie, t: int, windows: tuple[int, ...], region: tuple[slice, slice], shifts: Ints
+    movie: CorrectedMovie, t: int, windows: tuple[int, ...], region: tuple[slice, slice]
 ) -> Iterator[tuple[Floats, Ints]]:
-    """Sum the frames around t, itself left out, for each window in turn; each frame is read once."""
-    n_frames = len(shifts)
-    extent = tuple(part.stop - part.start for part in region)
+    """Sum the frames around t, itself left out, in two halves, for each window in turn; each frame is read once.
+
+    Of two frames at the same distance from t one is in either half, in Thue-Morse order of the distance, so that
+    the halves stay balanced as the window grows.
+    """
+    n_frames, shifts = movie.store.info.shape[0], whole_shifts(movie)
+    extent = (2, *(part.stop - part.start for part in region))
     total, count = np.zeros(extent), np.zeros(extent, np.int64)
     have = range(t, t + 1)
     for window in windows:
@@ -200,8 +250,10 @@ def _growing_sums(
             for start in range(piece.start, piece.stop, READ_FRAMES):
                 part = range(start, min(start + READ_FRAMES, piece.stop))
                 frames = ShiftedFrames(movie, part, range(t, t + 1), region, shifts, "camera")
-                more, seen = frames.sum_frames(t, part)
-                total += more
-                count += seen
+                for half in (0, 1):
+                    members = [f for f in part if (abs(f - t).bit_count() + (f > t)) % 2 == half]
+                    more, seen = frames.sum_frames(t, members)
+                    total[half] += more
+                    count[half] += seen
         have = want
         yield total, count

@@ -85,7 +85,7 @@ def sweep(
     from n2n_pipeline.sweep import sweep_windows
 
     log_beside(store)
-    result = sweep_windows(store, config.sweep, output or store.with_name("window.json"))
+    result = sweep_windows(store, config.sweep, output or store.with_name("window.json"), model)
     print_json(result) if as_json else click.echo(f"window: {result['window']} frames")
 
 
