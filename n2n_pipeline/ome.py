@@ -1,4 +1,4 @@
-"""What a store's attributes say of its movie: OME-Zarr image metadata (written as 0.5, read as 0.4 too), and ours.
+"""What a store's attributes say of its movie: OME-Zarr 0.5 image metadata, and our own.
 
 An axis whose size per pixel is not known has scale 1 and no unit.
 """
@@ -6,18 +6,12 @@ An axis whose size per pixel is not known has scale 1 and no unit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from yaozarrs import v05
 
-from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import MovieInfo
-
-_ANGSTROM = {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
-_SECOND = {"second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6}
-
 
 _UNITS = {
     "pixel_size": "pixel_size_angstrom",
@@ -25,17 +19,6 @@ _UNITS = {
     "dose_per_frame": "dose_per_frame_electron_per_square_angstrom",
     "voltage": "voltage_kilovolt",
 }
-
-
-class ImageMetadata(NamedTuple):
-    """What an image's metadata tells of its array at full size."""
-
-    name: str
-    """Path of the array within the group."""
-    pixel_size: float | None
-    """Å per pixel."""
-    frame_time: float | None
-    """Seconds per frame."""
 
 
 def image_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
@@ -64,31 +47,6 @@ def image_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
         datasets.append(v05.Dataset(path=str(level), coordinateTransformations=transforms))
     image = v05.Image(multiscales=[v05.Multiscale(name=name, axes=axes, datasets=datasets)])
     return image.model_dump(mode="json", exclude_none=True, by_alias=True)
-
-
-def read_image_metadata(path: Path, attributes: Mapping[str, Any]) -> ImageMetadata:
-    """Read a group's attributes; of a group without OME metadata, array ``0`` is taken.
-
-    Raises
-    ------
-    InputError
-        If the metadata leads out of the store [77].
-    """
-    images = attributes.get("ome", attributes).get("multiscales")
-    if not images:
-        return ImageMetadata("0", None, None)
-    dataset = images[0]["datasets"][0]
-    name = str(dataset["path"])
-    if ".." in name.split("/") or name.startswith("/"):
-        raise InputError(path, f"its metadata leads out of the store ({name})", code=ExitCode.REFUSED)
-    scales = [t["scale"] for t in dataset.get("coordinateTransformations", []) if t.get("type") == "scale"]
-    axes = {axis["name"]: (axis.get("unit"), number) for number, axis in enumerate(images[0].get("axes", []))}
-
-    def in_unit(axis: str, factors: Mapping[str, float]) -> float | None:
-        unit, number = axes.get(axis, (None, 0))
-        return scales[0][number] * factors[unit] if scales and unit in factors else None
-
-    return ImageMetadata(name, in_unit("x", _ANGSTROM), in_unit("t", _SECOND))
 
 
 def describe(info: MovieInfo) -> dict[str, Any]:

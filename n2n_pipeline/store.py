@@ -21,14 +21,16 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore, MemoryStore
 
+from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import read_json, replace_file, to_json, write_atomically
 from n2n_pipeline.layout import Layout, codec_for, compressor, default_layout, halve, plan_units, round_mantissa
 from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete
-from n2n_pipeline.ome import describe, image_metadata, read_description, read_image_metadata
+from n2n_pipeline.ome import describe, image_metadata, read_description
 from n2n_pipeline.records import Ledger
 from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.movie import MovieInfo
+from n2n_pipeline.sources.zarrs import ZarrMovie
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -366,24 +368,8 @@ def _read_shifts(path: Path) -> Shifts | None:
 
 
 def _open_foreign(path: Path) -> MovieStore:
-    """Open an array, or the first level of an image, that another program wrote."""
-    try:
-        node = zarr.open(path, mode="r")
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise InputError(path, "no image array found (no zarr.json, no .zarray)") from error
-    image = read_image_metadata(path, dict(node.attrs))
-    array = node[image.name] if isinstance(node, zarr.Group) and image.name in node else node
-    if not isinstance(array, zarr.Array):
-        raise InputError(path, "no image array found (no OME multiscales)")
-    if array.ndim != 3 or array.dtype.kind not in "iuf":
-        raise InputError(
-            path, f"{array.ndim}-D data of type {array.dtype}; expected numbers (t, y, x)", "ingest it"
-        )
-    info = MovieInfo(
-        _t_y_x(array.shape),
-        array.dtype,
-        "zarr",
-        pixel_size=image.pixel_size,
-        frame_time=image.frame_time,
-    )
-    return MovieStore(path, info, array, References(), None, {})
+    """Open what another program wrote."""
+    movie = ZarrMovie(path, IngestConfig())
+    if movie.array.shape != movie.info.shape:
+        raise InputError(path, f"array of shape {movie.array.shape}; expected (t, y, x)", "ingest it")
+    return MovieStore(path, movie.info, movie.array, References(), None, {})

@@ -308,8 +308,8 @@ def test_metadata_that_leads_out_of_the_store_is_refused(ram):
         (lambda path: None, "no such file or folder"),
         (lambda path: path.mkdir(), "no image array found (no zarr.json, no .zarray)"),
         (lambda path: zarr.create_group(path), "no image array found"),
-        (lambda path: zarr.create_array(path, shape=(2, 2), dtype="i2"), "2-D data"),
-        (lambda path: zarr.create_array(path, shape=(1, 2, 2), dtype="c8"), "type complex64"),
+        (lambda path: zarr.create_array(path, shape=(2, 2), dtype="i2"), "array of shape (2, 2)"),
+        (lambda path: zarr.create_array(path, shape=(1, 2, 2), dtype="c8"), "complex data"),
     ],
     ids=["nothing", "empty", "group", "2-D", "complex"],
 )

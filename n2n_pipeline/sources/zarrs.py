@@ -37,7 +37,7 @@ class _Image(NamedTuple):
 
 
 class ZarrMovie:
-    """A Zarr array of images, read frame by frame.
+    """A Zarr array of images, read frame by frame; ``array`` is what is stored, whatever its axes.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class ZarrMovie:
         """Read frames ``start`` to ``stop - 1`` as a fresh ``(t, y, x)`` array."""
         check_range(start, stop, self.info.shape[0])
         with explaining(self.path, "Zarr"):
-            block = np.asarray(self._array[self._index(start, stop)])
+            block = np.asarray(self.array[self._index(start, stop)])
             frames = block.reshape(stop - start, *self.info.shape[1:])
             return to_native(np.array(frames, order="C"))
 
@@ -81,7 +81,7 @@ class ZarrMovie:
         dtype = np.dtype(node.dtype)
         check_real(self.path, dtype)
         _check_chunks(self.path, node)
-        self._array, self._axes = node, _movie_axes(self.path, node.shape, image.axes)
+        self.array, self._axes = node, _movie_axes(self.path, node.shape, image.axes)
         n_frames, height, width = (1, *(node.shape[axis] for axis in self._axes))[-3:]
         if min(n_frames, height, width) < 1:
             raise InputError(self.path, "no frames" if n_frames == 0 else f"bad shape {node.shape}")
@@ -91,7 +91,7 @@ class ZarrMovie:
 
     def _index(self, start: int, stop: int) -> tuple[slice, ...]:
         """Select frames of a movie; an image has no axis for them."""
-        index = [slice(None)] * self._array.ndim
+        index = [slice(None)] * self.array.ndim
         if len(self._axes) == 3:
             index[self._axes[0]] = slice(start, stop)
         return tuple(index)
