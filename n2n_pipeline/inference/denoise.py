@@ -1,38 +1,40 @@
 """A noisy store becomes a denoised one: both halves of every frame's window through the network, averaged.
 
 One thread reads ahead, one computes, one writes. Each shard of the output is made from its own input and halo, in
-one order, so that a run that was killed and started again ends in the same bytes.
+one order, so that a run that was killed and started again ends in the same bytes, on however many workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.errors import Stopped
+from n2n_pipeline.files import require_space
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.images import denoise_images
 from n2n_pipeline.inference.inputs import Half
-from n2n_pipeline.inference.job import Job, Piece, plan_job
+from n2n_pipeline.inference.job import Job, Order, Piece, plan_job
 from n2n_pipeline.inference.pixels import as_stored
 from n2n_pipeline.inference.plan import Block
 from n2n_pipeline.inference.read_ahead import read_ahead
-from n2n_pipeline.progress import progress
-from n2n_pipeline.records import Ledger, stop_requested
+from n2n_pipeline.progress import Step, progress
+from n2n_pipeline.pyramid import plan_level_units, write_level_shard
+from n2n_pipeline.records import Ledger, stop_requested, write_unit
+from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.formats import is_zarr
 
 Floats = npt.NDArray[np.float32]
 
 AHEAD = 2  # tiles that wait for the network
+COMPRESSION = 3  # at least, of floats rounded to 10 bits of mantissa
 
 
 def denoise_store(
@@ -64,50 +66,92 @@ def denoise_store(
     Returns
     -------
     int
-        Shards, or images, written now; 0 if all were there.
+        Blocks of shards, or images, written now; 0 if all were there.
 
     Raises
     ------
     InputError
         If the store or the model cannot be used, the output was begun with other settings, or the network
         returns numbers that are not finite.
+    Stopped
+        If a signal asked to stop.
     """
-    config = config or DenoiseConfig()
+    order = Order(store, model, output, config or DenoiseConfig(), device)
     if store.is_dir() and not is_zarr(store):
-        return denoise_images(store, model, output, config, device, restart)
-    job = plan_job(store, model, output, config, device, restart)
-    blocks = job.blocks
-    with Ledger(output, job.fingerprint, [block.unit for block in blocks], restart) as ledger:
+        return denoise_images(order, restart)
+    job = plan_job(order, restart)
+
+    def denoise_here(blocks: Sequence[Block], ledger: Ledger) -> None:
+        with progress("denoise", sum(len(job.plan_pieces(block)) for block in blocks), "tiles") as step:
+            denoise_blocks(job, blocks, ledger.stamp, step)
+
+    return write_output(job, restart, denoise_here)
+
+
+def write_output(job: Job, restart: bool, denoise: Callable[[Sequence[Block], Ledger], None]) -> int:
+    """Write a job's output: what is pending of its blocks, then the halved copies of a large image.
+
+    Parameters
+    ----------
+    job : Job
+        What is denoised, and how.
+    restart : bool
+        Throw away what was begun with other settings.
+    denoise : callable
+        Denoises blocks and writes them as units of a ledger.
+
+    Returns
+    -------
+    int
+        Blocks written now.
+    """
+    output, blocks, levels = job.order.output, job.blocks, plan_level_units(job.layout)
+    with Ledger(output, job.fingerprint, [*(block.unit for block in blocks), *levels], restart) as ledger:
         if ledger.finished:
             return 0
-        arrays = job.create_output(output)
         names = {unit.name for unit in ledger.pending}
         pending = [block for block in blocks if block.unit.name in names]
-        _denoise_blocks(job, pending, arrays, ledger)
+        pixels = sum(len(block.frames) * block.region[0].size * block.region[1].size for block in pending)
+        require_space(output, pixels * job.layout.dtype.itemsize * len(job.arrays) // COMPRESSION)
+        job.create_output()
+        denoise(pending, ledger)
+        for unit in ledger.pending:
+            if unit in levels:
+                with ledger.writing(unit):
+                    write_level_shard(output, job.layout, levels[unit])
         ledger.complete()
     return len(pending)
 
 
-def _denoise_blocks(job: Job, blocks: Sequence[Block], arrays: Sequence[zarr.Array[Any]], ledger: Ledger) -> None:
-    """Read, denoise and write at once."""
+def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) -> None:
+    """Read, denoise and write blocks, all three at once.
+
+    Parameters
+    ----------
+    job : Job
+        What is denoised, and how.
+    blocks : sequence of Block
+        Which of its blocks, in order.
+    stamp : str
+        Of the output's ledger.
+    step : callable
+        Told of every tile.
+    """
     pieces = [piece for block in blocks for piece in job.plan_pieces(block)]
     written: Future[None] | None = None
-    with (
-        progress("denoise", len(pieces), "tiles") as step,
-        ThreadPoolExecutor(1, "write") as writer,
-        closing(read_ahead(job.read, pieces, AHEAD)) as inputs,
-    ):
+    with ThreadPoolExecutor(1, "write") as writer, closing(read_ahead(job.read, pieces, AHEAD)) as inputs:
         for block, of_block in groupby(inputs, lambda one: one[0].block):
             plan = job.plan_block(block)
-            canvases = [Canvas(plan, len(block.frames)) for _ in arrays]
+            canvases = {name: Canvas(plan, len(block.frames)) for name in job.arrays}
             for piece, halves in of_block:
                 if stop_requested():
-                    raise Stopped(ledger.store)
-                _denoise_piece(job, piece, halves, canvases)
+                    raise Stopped(job.order.output)
+                _denoise_piece(job, piece, halves, list(canvases.values()))
                 step(1)
             if written:
                 written.result()
-            written = writer.submit(_write_block, ledger, arrays, block, [canvas.image for canvas in canvases])
+            images = {name: canvas.image for name, canvas in canvases.items()}
+            written = writer.submit(_write_block, job, block, images, stamp)
         if written:
             written.result()
 
@@ -122,11 +166,9 @@ def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Seq
         canvas.blend(piece.tile, image, slice(first, first + len(piece.frames)))
 
 
-def _write_block(
-    ledger: Ledger, arrays: Sequence[zarr.Array[Any]], block: Block, images: Sequence[Floats]
-) -> None:
-    rows, columns = (slice(*part) for part in block.region)
-    pixels = [as_stored(image, array.dtype, ledger.store) for image, array in zip(images, arrays, strict=True)]
-    with ledger.writing(block.unit):
-        for array, image in zip(arrays, pixels, strict=True):
-            array[block.frames.start : block.frames.stop, rows, columns] = image
+def _write_block(job: Job, block: Block, images: dict[str, Floats], stamp: str) -> None:
+    output = job.order.output
+    pixels = {name: as_stored(image, job.layout.dtype, output) for name, image in images.items()}
+    with write_unit(output, block.unit, stamp):
+        for name, image in pixels.items():
+            write_shard(output / name, job.layout, block.shard, image)

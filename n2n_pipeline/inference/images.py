@@ -25,6 +25,7 @@ from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import plan_tiles
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.inference.job import Order
 from n2n_pipeline.inference.pixels import as_stored
 from n2n_pipeline.inference.plan import Choice, begun_choice, choose, tiling_of
 from n2n_pipeline.inference.read_ahead import read_ahead
@@ -51,25 +52,15 @@ class _File(NamedTuple):
     unit: Unit
 
 
-def denoise_images(
-    folder: Path, model: Path, output: Path, config: DenoiseConfig, device: str = "auto", restart: bool = False
-) -> int:
+def denoise_images(order: Order, restart: bool = False) -> int:
     """Denoise every image of a folder by itself into a folder of images.
 
     PNG and TIFF stay what they are, PNG with its type of pixels; every other format becomes MRC.
 
     Parameters
     ----------
-    folder : pathlib.Path
-        Images of one format, of any sizes; a file may hold several.
-    model : pathlib.Path
-        Folder of a trained model, or its weights file.
-    output : pathlib.Path
-        Folder to write; one that was begun with the same settings is continued.
-    config : DenoiseConfig
-        Tiles, passes, type of the pixels, memory.
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    order : Order
+        Folder of images of one format and any sizes, where a file may hold several; model; folder to write.
     restart : bool
         Throw away what was begun with other settings.
 
@@ -78,6 +69,7 @@ def denoise_images(
     int
         Images files written now; 0 if all were there.
     """
+    folder, model, output, config, device = order
     if config.frames or config.region:
         raise InputError(folder, "a folder of images has no frames or region to choose", code=ExitCode.USAGE)
     files, denoiser = _survey(folder), load_model(model, device)

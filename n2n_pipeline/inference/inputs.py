@@ -74,7 +74,9 @@ class Inputs:
             for part, size in zip((rows, columns), self.shape, strict=True)
         ]
         values, valid = self.movie.read(slice(0, 1), grown[0].within(0), grown[1].within(0))
-        filled = fill_unseen(values[0].astype(np.float64), valid[0].astype(np.int64), self.typical_value)
+        filled = values[0]
+        if not valid.all():
+            filled = fill_unseen(filled.astype(np.float64), valid[0].astype(np.int64), self.typical_value)
         inner = (rows.within(grown[0].start), columns.within(grown[1].start))
         counts = valid[0][inner].astype(np.float32) * (self.window / 2)
         return (Half(filled[inner][None], counts[None]),)

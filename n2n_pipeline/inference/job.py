@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import zarr
-
 from n2n_pipeline.checkpoint import Denoiser, load_model, weights_digest
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
@@ -31,10 +27,12 @@ from n2n_pipeline.inference.plan import (
     tiling_of,
 )
 from n2n_pipeline.layout import Layout, default_layout
+from n2n_pipeline.pyramid import plan_levels
 from n2n_pipeline.records import store_digest
 from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
 
 HALVES = ("even", "odd")
+SHARED_BYTES = 2**26  # of chunks that neighbouring tiles share
 
 
 class Piece(NamedTuple):
@@ -46,26 +44,36 @@ class Piece(NamedTuple):
     """Frames of the movie."""
 
 
+class Order(NamedTuple):
+    """What was asked for."""
+
+    store: Path
+    """Movie or montage."""
+    model: Path
+    """Folder of a trained model, or its weights file."""
+    output: Path
+    config: DenoiseConfig
+    device: str = "auto"
+
+
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs to denoise any block."""
+    """All that is needed to denoise any block."""
 
+    order: Order
     inputs: Inputs
     denoiser: Denoiser
-    config: DenoiseConfig
     choice: Choice
     part: tuple[Range, Range, Range]
     """Frames, rows and columns of the movie that come out."""
     layout: Layout
     fingerprint: dict[str, Any]
     """What decides the output's bytes."""
-    places: dict[str, str]
-    """Where movie and model lie, seen from the output."""
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """Arrays of the output: the mean of the halves, and the halves where they are kept."""
-        return ("0", *HALVES) if self.config.halves and self.inputs.has_pairs else ("0",)
+        return ("0", *HALVES) if self.order.config.halves and self.inputs.has_pairs else ("0",)
 
     @property
     def blocks(self) -> list[Block]:
@@ -74,7 +82,7 @@ class Job:
 
     def plan_block(self, block: Block) -> TilePlan:
         """Return how a block's frames are tiled."""
-        tiling = tiling_of(self.choice, self.config.tile, self.denoiser.card.network)
+        tiling = tiling_of(self.choice, self.order.config.tile, self.denoiser.card.network)
         rows, columns = (part.moved(whole.start) for part, whole in zip(block.region, self.part[1:], strict=True))
         return plan_tiles(self.inputs.shape, tiling, (rows, columns))
 
@@ -90,47 +98,52 @@ class Job:
         """Read what a piece needs."""
         return self.inputs.read(piece.frames, piece.tile)
 
-    def create_output(self, output: Path) -> tuple[zarr.Array[Any], ...]:
-        """Write the output's metadata and open its arrays for writing."""
-        info = self.inputs.movie.store.info
-        first = create_store(output, info, self.layout, self.fingerprint | self.places)
-        return first, *(add_array(output, name, self.layout) for name in self.arrays[1:])
+    def create_output(self) -> None:
+        """Write the output's metadata, and where movie and model lie, seen from there."""
+        store, model, output = self.order[:3]
+        places = {"movie": os.path.relpath(store, output), "model": os.path.relpath(model, output)}
+        info, levels = self.inputs.movie.store.info, plan_levels(self.layout)
+        create_store(output, info, self.layout, self.fingerprint | places, levels)
+        for name in self.arrays[1:]:
+            add_array(output, name, self.layout)
 
 
-def plan_job(
-    store: Path, model: Path, output: Path, config: DenoiseConfig, device: str, restart: bool = False
-) -> Job:
+def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) -> Job:
     """Open a movie and a network and settle how one is denoised with the other.
 
-    A choice that a run with the same settings has made is kept, unless ``restart`` throws it away.
+    Parameters
+    ----------
+    order : Order
+        What was asked for.
+    restart : bool
+        Choose anew, though a run with the same settings has chosen for this output.
+    choice : Choice, optional
+        What another process has chosen.
     """
-    movie, denoiser = open_store(store), load_model(model, device)
-    inputs = Inputs(
-        CorrectedMovie(keep_chunks(movie, memory_budget(config.memory_gb) // 4)),
-        denoiser.card.window,
-        config.frame_of_reference,
-        denoiser.card.mean,
-    )
+    movie, denoiser = open_store(order.store), load_model(order.model, order.device)
+    config, card, budget = order.config, denoiser.card, memory_budget(order.config.memory_gb)
+    # The next window shows most frames again; of a single frame only what tiles share is read twice.
+    kept_bytes = budget // 4 if movie.info.shape[0] > 1 else min(budget // 4, SHARED_BYTES)
+    kept = CorrectedMovie(keep_chunks(movie, kept_bytes))
+    inputs = Inputs(kept, card.window, config.frame_of_reference, card.mean)
     settled = {
         "kind": "denoised",
         "movie_digest": _movie_digest(movie),
-        "weights_sha256": weights_digest(model),
-        "window": denoiser.card.window,
+        "weights_sha256": weights_digest(order.model),
+        "window": card.window,
         "frame_of_reference": config.frame_of_reference,
         "settings": config.model_dump(mode="json", exclude={"memory_gb"}),
     }
     part = _resolve_part(movie, config)
     shape = (part[0].size, part[1].size, part[2].size)
-    layout = default_layout(shape, _output_dtype(config.dtype, movie.info.dtype))
-    choice = None if restart else begun_choice(output, settled)
+    layout = default_layout(shape, movie.info.dtype if config.dtype == "source" else config.dtype)
+    choice = choice or (None if restart else begun_choice(order.output, settled))
     if choice is None:
-        budget = memory_budget(config.memory_gb) // (3 if config.halves else 1)
-        shards = fit_layout(layout, budget).shards
+        shards = fit_layout(layout, budget // (3 if config.halves else 1)).shards
         choice = choose(denoiser, inputs, config, math.prod(shape)).model_copy(update={"shards": shards})
     layout = cut_layout(layout, choice.shards or layout.shards)
-    places = {"movie": os.path.relpath(store, output), "model": os.path.relpath(model, output)}
     fingerprint = {**settled, "choice": choice.model_dump(mode="json")}
-    return Job(inputs, denoiser, config, choice, part, layout, fingerprint, places)
+    return Job(order, inputs, denoiser, choice, part, layout, fingerprint)
 
 
 def _resolve_part(movie: MovieStore, config: DenoiseConfig) -> tuple[Range, Range, Range]:
@@ -147,7 +160,3 @@ def _movie_digest(movie: MovieStore) -> str:
     """Digest a movie's content and shifts; of a store made elsewhere, which has none, what is known of it."""
     content = store_digest(movie.path) or [movie.path.name, movie.info.shape, str(movie.info.dtype)]
     return digest_json([content, None if movie.shifts is None else movie.shifts.dy_dx.tolist()])
-
-
-def _output_dtype(name: str, source: np.dtype[Any]) -> npt.DTypeLike:
-    return source if name == "source" else name

@@ -40,6 +40,8 @@ class Block(NamedTuple):
     """What one task denoises and writes: whole shards of the output."""
 
     unit: Unit
+    shard: tuple[int, int, int]
+    """Which one, counted along t, y and x."""
     frames: range
     """Frames of the output array."""
     region: tuple[Range, Range]
@@ -63,18 +65,19 @@ class Choice(Settings):
 
 def plan_blocks(layout: Layout, arrays: Sequence[str] = ("0",)) -> list[Block]:
     """Cut an output into blocks of one shard (of each of its arrays, which share the layout)."""
-    counts = (range(-(-size // shard)) for size, shard in zip(layout.shape, layout.shards, strict=True))
-    return [_plan_block(layout, arrays, index) for index in itertools.product(*counts)]
-
-
-def _plan_block(layout: Layout, arrays: Sequence[str], index: tuple[int, ...]) -> Block:
     frames, rows, columns = (
-        Range(i * shard, min((i + 1) * shard, size))
-        for i, shard, size in zip(index, layout.shards, layout.shape, strict=True)
+        [Range(start, min(start + shard, size)) for start in range(0, size, shard)]
+        for size, shard in zip(layout.shape, layout.shards, strict=True)
     )
-    files = tuple(f"{array}/c/{'/'.join(map(str, index))}" for array in arrays)
-    name = f"frames-{frames.start:07d}-rows-{rows.start:06d}-columns-{columns.start:06d}"
-    return Block(Unit(name, files), range(*frames), (rows, columns))
+    return [
+        Block(_own_shard((t, y, x), arrays), (t, y, x), range(*frames[t]), (rows[y], columns[x]))
+        for t, y, x in itertools.product(range(len(frames)), range(len(rows)), range(len(columns)))
+    ]
+
+
+def _own_shard(shard: tuple[int, int, int], arrays: Sequence[str]) -> Unit:
+    t, y, x = shard
+    return Unit(f"shard-{t:06d}-{y:03d}-{x:03d}", tuple(f"{array}/c/{t}/{y}/{x}" for array in arrays))
 
 
 def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: int) -> Choice:

@@ -37,7 +37,7 @@ def test_blocks_own_every_shard_of_every_array_once():
     layout = default_layout((10, 30, 40), "float32")._replace(shards=(4, 16, 16), chunks=(2, 8, 8))
     blocks = plan_blocks(layout, ("0", "even"))
     seen = np.zeros(layout.shape, int)
-    for _, frames, (rows, columns) in blocks:
+    for _, _, frames, (rows, columns) in blocks:
         seen[frames.start : frames.stop, slice(*rows), slice(*columns)] += 1
     assert (seen == 1).all()
     files = [name for block in blocks for name in block.unit.files]
