@@ -68,6 +68,20 @@ def minutes(text: str) -> float:
     return float(match[1]) * {"s": 1 / 60, "h": 60}.get(match[2], 1)
 
 
+def gigabytes(text: str) -> float:
+    """Parse an amount of memory: ``4GB``, ``512MB``, or a number of GB.
+
+    Examples
+    --------
+    >>> gigabytes("4GB"), gigabytes("512MB"), gigabytes("2.5")
+    (4.0, 0.512, 2.5)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GB|MB|)", text, re.IGNORECASE)
+    if not match:
+        raise click.BadParameter(f"{text!r} is not of the form 4GB")
+    return float(match[1]) * (1e-3 if match[2].upper() == "MB" else 1.0)
+
+
 def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
     """Put several options into one decorator; ``--help`` lists them in this order."""
 

@@ -148,9 +148,11 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 @options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=options.ranges(1), metavar="A:B")
 @options.setting("--region", "denoise.region", "A part only.", type=options.ranges(2), metavar="Y0:Y1,X0:X1")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
+@options.setting("--memory", "denoise.memory_gb", "May be used.", type=options.gigabytes, metavar="4GB")
+@click.option("--cluster", default="threads", metavar="threads|local:N|slurm:F|tcp://…", help="Who does the work.")
 @options.device
 @configured
-def denoise(store: Path, model: Path, output: Path | None, config: RunConfig, restart: bool) -> None:
+def denoise(store: Path, model: Path, output: Path | None, cluster: str, config: RunConfig, restart: bool) -> None:
     """Denoise STORE with MODEL, resuming where it stopped; STORE may be a montage or a folder of images."""
     from n2n_pipeline.inference.denoise import denoise_store
     from n2n_pipeline.records import catch_signals
@@ -158,8 +160,13 @@ def denoise(store: Path, model: Path, output: Path | None, config: RunConfig, re
     is_store = store.suffix == ".zarr"
     target = output or store.with_name("denoised.zarr" if is_store else f"{store.name}_denoised")
     log_beside(target)
-    with catch_signals():
-        shards = denoise_store(store, model, target, config.denoise, config.device, restart)
+    with options.workers(cluster) as client, catch_signals():
+        if client is None:
+            shards = denoise_store(store, model, target, config.denoise, config.device, restart)
+        else:
+            from n2n_pipeline.inference.remote import denoise_on_cluster
+
+            shards = denoise_on_cluster(store, model, target, client, config.denoise, restart)
     click.echo(f"{target}: {shards} shards written")
 
 
