@@ -148,7 +148,13 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 @options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=options.ranges(1), metavar="A:B")
 @options.setting("--region", "denoise.region", "A part only.", type=options.ranges(2), metavar="Y0:Y1,X0:X1")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
-@options.setting("--memory", "denoise.memory_gb", "May be used.", type=options.gigabytes, metavar="4GB")
+@options.setting(
+    "--memory",
+    "denoise.memory_gb",
+    "Memory to use; default: half of what is free.",
+    type=options.gigabytes,
+    metavar="4GB",
+)
 @click.option("--cluster", default="threads", metavar="threads|local:N|slurm:F|tcp://…", help="Who does the work.")
 @options.device
 @configured
