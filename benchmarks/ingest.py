@@ -1,13 +1,13 @@
-"""How fast is a movie stored, in how much memory, and what would be the limit?
+"""Time and memory of storing a movie, against what users would do instead and against the codec's own limit.
 
     pip install rosettasciio
-    python benchmarks/ingest.py                                   # 1 GiB of counts, 3 rounds
-    python benchmarks/ingest.py --memory                          # peak memory for 1 and 4 GiB of 2048 x 4096 frames
-    python benchmarks/ingest.py --cores                           # two cores against one, for compressed TIFF
+    python benchmarks/ingest.py            # 1 GiB of counts, 3 rounds
+    python benchmarks/ingest.py --memory   # peak memory for 1 and 4 GiB of 2048 x 4096 frames
+    python benchmarks/ingest.py --cores    # two cores against one, for compressed TIFF
 
-Every method runs as a whole command in a fresh process, start-up included, on a movie that is not in the page cache,
-and is timed until the output is on the disk (`os.sync`). The methods take turns, so that a noisy machine is unfair
-to none; ratios are medians over rounds of the ratio within a round.
+Every method runs as a whole command in a fresh process, start-up included, on a movie that is not in the page
+cache, and is timed until the output is on the disk (`os.sync`). The methods take turns, so that a noisy machine is
+unfair to none; ratios are medians over rounds of the ratio within a round. CPU seconds tell more on a busy machine.
 
     n2n-pipeline   the command `n2n-pipeline ingest`, with its statistics, checks, digests and records
     dask           dask.array.from_array(memmap).to_zarr, chunks of 4 x 512 x 512, zarr's default codec
