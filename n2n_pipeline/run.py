@@ -151,7 +151,11 @@ class Run:
         file = self.outdir / "window.json"
         made_from = [self.config.sweep.model_dump(mode="json"), self._aligned()]
         self._unless_same("sweep", file, made_from, lambda: sweep_windows(self.store, self.config.sweep, file))
-        _log.info("window: %s", _describe_window(read_json(file), self.config.train.window))
+        result = read_json(file)
+        _log.info("window: %s", _describe_window(result, self.config.train.window))
+        for verdict in result["diagnostics"]:
+            if verdict["verdict"] == "fail":
+                _log.warning("%s: %s", verdict["check"], verdict["sentence"])
 
     def train(self) -> None:
         """Train the network on the pairs of this movie."""

@@ -7,9 +7,8 @@ An option whose name holds two underscores is a setting: ``ingest__bin`` is ``in
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from n2n_pipeline import __version__
+from n2n_pipeline.cli.words import ranges
 from n2n_pipeline.progress import set_quiet
 
 if TYPE_CHECKING:
@@ -26,60 +26,6 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 
 PATH = click.Path(path_type=Path)
-
-
-def ranges(count: int) -> Callable[[str], tuple[int, ...]]:
-    """Return a parser of ``count`` ranges of whole numbers: ``0:100`` or ``Y0:Y1,X0:X1``.
-
-    Examples
-    --------
-    >>> ranges(2)("0:64,32:96")
-    (0, 64, 32, 96)
-    """
-    pattern = re.compile(",".join([r"(\d+):(\d+)"] * count))
-
-    def parse(text: str) -> tuple[int, ...]:
-        match = pattern.fullmatch(text)
-        if not match:
-            raise click.BadParameter(f"{text!r} is not of the form {','.join(['A:B'] * count)}")
-        return tuple(map(int, match.groups()))
-
-    return parse
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Parse whole numbers parted by commas: ``2,4,8``."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise click.BadParameter(f"{text!r} is not of the form 2,4,8")
-    return tuple(map(int, text.split(",")))
-
-
-def minutes(text: str) -> float:
-    """Parse a time: ``90s``, ``10m``, ``2h``; a bare number is minutes.
-
-    Examples
-    --------
-    >>> minutes("90s"), minutes("10m"), minutes("2h")
-    (1.5, 10.0, 120.0)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match:
-        raise click.BadParameter(f"{text!r} is not of the form 90s, 10m or 2h")
-    return float(match[1]) * {"s": 1 / 60, "h": 60}.get(match[2], 1)
-
-
-def gigabytes(text: str) -> float:
-    """Parse an amount of memory: ``4GB``, ``512MB``, or a number of GB.
-
-    Examples
-    --------
-    >>> gigabytes("4GB"), gigabytes("512MB"), gigabytes("2.5")
-    (4.0, 0.512, 2.5)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GB|MB|)", text, re.IGNORECASE)
-    if not match:
-        raise click.BadParameter(f"{text!r} is not of the form 4GB")
-    return float(match[1]) * (1e-3 if match[2].upper() == "MB" else 1.0)
 
 
 def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
@@ -114,6 +60,9 @@ window = setting("--window", "train.window", "Frames averaged as one sample, or 
 steps = setting("--steps", "train.steps", "Length of the training.", metavar="N")
 device = setting(
     "--device", "device", "Where the network runs.", type=click.Choice(["auto", "cpu", "cuda", "mps"])
+)
+cluster = click.option(
+    "--cluster", default="threads", metavar="threads|local:N|slurm:F|tcp://…", help="Who does the work."
 )
 _flag: dict[str, Any] = {"is_flag": True, "default": None}
 ingest_options = _stack(
@@ -210,7 +159,7 @@ def words_without(option: str) -> list[str]:
 
 def print_json(result: Mapping[str, Any]) -> None:
     """Print a result for programs, on stdout."""
-    click.echo(json.dumps(result, indent=1))
+    click.echo(json.dumps(result, indent=1, allow_nan=False))
 
 
 def print_lines(result: Mapping[str, Any], above: str = "") -> None:
@@ -222,3 +171,9 @@ def print_lines(result: Mapping[str, Any], above: str = "") -> None:
             print_lines(value, f"{above}{name}.")
         elif value is not None:
             click.echo(f"{above}{name}: {printable(value)}")
+
+
+def print_verdicts(verdicts: Iterable[Mapping[str, str]]) -> None:
+    """Print what was found, the level first, on stdout."""
+    for verdict in verdicts:
+        click.echo(f"{verdict['verdict']:5} {verdict['check']}: {verdict['sentence']}")

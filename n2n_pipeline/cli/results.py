@@ -11,7 +11,8 @@ import click
 
 from n2n_pipeline.cli import options
 from n2n_pipeline.cli.faults import log_beside
-from n2n_pipeline.cli.options import PATH, everywhere, print_json, print_lines, ranges
+from n2n_pipeline.cli.options import PATH, everywhere, print_json, print_lines
+from n2n_pipeline.cli.words import ranges
 from n2n_pipeline.errors import ExitCode
 
 

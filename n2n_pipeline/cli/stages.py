@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from n2n_pipeline.cli import options
+from n2n_pipeline.cli import options, words
 from n2n_pipeline.cli.faults import log_beside
-from n2n_pipeline.cli.options import PATH, configured, everywhere, print_json, print_lines
+from n2n_pipeline.cli.options import PATH, configured, everywhere, print_json, print_lines, print_verdicts
 
 if TYPE_CHECKING:
     from n2n_pipeline.config import RunConfig, Split
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("movies", nargs=-1, required=True, type=PATH, metavar="MOVIE... [OUT.zarr]")
 @click.option("-o", "--output", "folder", type=PATH, metavar="DIR", help="Where several movies' stores go.")
 @options.ingest_options
-@click.option("--cluster", default="threads", metavar="threads|local:N|slurm:F|tcp://…", help="Who does the work.")
+@options.cluster
 @configured
 def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: RunConfig, restart: bool) -> None:
     """Turn a camera's MOVIE into an OME-Zarr store of its raw counts.
@@ -38,14 +38,14 @@ def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: 
             click.echo(store)
 
 
-def _plan_stores(words: tuple[Path, ...], folder: Path | None) -> list[tuple[Path, Path]]:
+def _plan_stores(paths: tuple[Path, ...], folder: Path | None) -> list[tuple[Path, Path]]:
     """Pair every movie with the store it becomes."""
     if folder is not None:
-        return [(movie, folder / movie.with_suffix(".zarr").name) for movie in words]
-    if len(words) == 1:
-        return [(words[0], words[0].with_suffix(".zarr"))]
-    if len(words) == 2 and words[1].suffix == ".zarr":
-        return [(words[0], words[1])]
+        return [(movie, folder / movie.with_suffix(".zarr").name) for movie in paths]
+    if len(paths) == 1:
+        return [(paths[0], paths[0].with_suffix(".zarr"))]
+    if len(paths) == 2 and paths[1].suffix == ".zarr":
+        return [(paths[0], paths[1])]
     raise click.UsageError("the output must end in .zarr; several movies need -o DIR")
 
 
@@ -72,7 +72,7 @@ def align(store: Path, as_json: bool, config: RunConfig, restart: bool) -> None:
 
 @click.command()
 @click.argument("store", type=PATH)
-@options.setting("--windows", "sweep.windows", "Windows to score.", type=options.numbers, metavar="2,4,8,…")
+@options.setting("--windows", "sweep.windows", "Windows to score.", type=words.numbers, metavar="2,4,8,…")
 @click.option("-m", "--model", type=PATH, help="Score this network instead of a filtered mean.")
 @click.option("-o", "--output", type=PATH, help="Save the scores; default: window.json beside STORE.")
 @options.as_json
@@ -86,7 +86,13 @@ def sweep(
 
     log_beside(store)
     result = sweep_windows(store, config.sweep, output or store.with_name("window.json"), model)
-    print_json(result) if as_json else click.echo(f"window: {result['window']} frames")
+    if as_json:
+        print_json(result)
+        return
+    for score in result["scores"]:
+        click.echo("{window:5} frames: risk {risk:.4g} ({low:.4g} to {high:.4g})".format(**score))
+    click.echo(f"window: {result['window']} frames")
+    print_verdicts(result["diagnostics"])
 
 
 @click.command()
@@ -97,7 +103,7 @@ def sweep(
 @options.device
 @options.setting("--init", "train.init", "Model to start from.", type=PATH, metavar="MODEL")
 @options.setting(
-    "--time", "train.time_minutes", "Train so long instead, as 10m or 2h.", type=options.minutes, metavar="T"
+    "--time", "train.time_minutes", "Train so long instead, as 10m or 2h.", type=words.minutes, metavar="T"
 )
 @click.option("--slurm", type=PATH, metavar="F", help="Write and submit this training as a SLURM job.")
 @click.option("--dry-run", is_flag=True, help="With --slurm: print the job instead.")
@@ -125,8 +131,8 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
     from n2n_pipeline.config import SlurmConfig
     from n2n_pipeline.settings_file import read_settings
 
-    words = [word for word in options.words_without("--slurm") if word != "--dry-run"]
-    text = job_script(read_settings(SlurmConfig, slurm), words, output.name)
+    command = [word for word in options.words_without("--slurm") if word != "--dry-run"]
+    text = job_script(read_settings(SlurmConfig, slurm), command, output.name)
     if dry_run:
         click.echo(text, nl=False)
         return
@@ -145,17 +151,17 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
     metavar="OUT.zarr",
     help="Default: denoised.zarr, or STORE_denoised for images, beside STORE.",
 )
-@options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=options.ranges(1), metavar="A:B")
-@options.setting("--region", "denoise.region", "A part only.", type=options.ranges(2), metavar="Y0:Y1,X0:X1")
+@options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=words.ranges(1), metavar="A:B")
+@options.setting("--region", "denoise.region", "A part only.", type=words.ranges(2), metavar="Y0:Y1,X0:X1")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
 @options.setting(
     "--memory",
     "denoise.memory_gb",
     "Memory to use; default: half of what is free.",
-    type=options.gigabytes,
+    type=words.gigabytes,
     metavar="4GB",
 )
-@click.option("--cluster", default="threads", metavar="threads|local:N|slurm:F|tcp://…", help="Who does the work.")
+@options.cluster
 @options.device
 @configured
 def denoise(store: Path, model: Path, output: Path | None, cluster: str, config: RunConfig, restart: bool) -> None:
@@ -221,7 +227,11 @@ def evaluate(
     log_beside(output)
     result = evaluate_store(output, truth, movie, model, config.device)
     write_atomically(output.with_name("metrics.json"), to_json(result))
-    print_json(result) if as_json else print_lines(result)
+    if as_json:
+        print_json(result)
+        return
+    print_lines({key: result[key] for key in ("snr_db", "psnr_db", "ssim", "upsnr_db") if key in result})
+    print_verdicts(result["verdicts"])
 
 
 COMMANDS = (ingest, align, sweep, train, denoise, pairs, evaluate)
