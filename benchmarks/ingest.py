@@ -7,7 +7,7 @@
 
 Every method runs as a whole command in a fresh process, start-up included, on a movie that is not in the page
 cache, and is timed until the output is on the disk (`os.sync`). The methods take turns, so that a noisy machine is
-unfair to none; ratios are medians over rounds of the ratio within a round. CPU seconds tell more on a busy machine.
+unfair to none; ratios are medians over rounds of the ratio within a round. CPU seconds say more on a busy one.
 
     n2n-pipeline   the command `n2n-pipeline ingest`, with its statistics, checks, digests and records
     dask           dask.array.from_array(memmap).to_zarr, chunks of 4 x 512 x 512, zarr's default codec
