@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import click
@@ -148,6 +149,19 @@ def test_a_bug_without_an_output_gets_a_file_of_its_own(tmp_path, monkeypatch):
 def test_a_refused_command_makes_no_folder_for_its_log(tmp_path):
     failing(InputError("x", "y"))("--output", tmp_path / "new" / "out.zarr")
     assert not (tmp_path / "new").exists()
+
+
+def test_what_libraries_warn_of_goes_to_the_log_alone(tmp_path):
+    @click.command()
+    def warn():
+        log_beside(tmp_path / "out.zarr")
+        warnings.warn("deprecated", stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        end = CliRunner().invoke(OneLineErrors(commands=[warn]), ["warn"])
+    assert end.output == ""
+    assert "deprecated" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_work(tmp_path):

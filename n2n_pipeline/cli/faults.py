@@ -28,6 +28,7 @@ from n2n_pipeline.progress import is_quiet, terminal
 
 _LOG = "log file"  # key in the root context's meta
 LOGGER = logging.getLogger("n2n_pipeline")
+WARNINGS = logging.getLogger("py.warnings")  # what libraries warn of is for the log, not for the user
 _CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -44,6 +45,8 @@ class OneLineErrors(click.Group):
         LOGGER.addHandler(notices)
         LOGGER.setLevel(logging.DEBUG)
         ctx.call_on_close(lambda: LOGGER.removeHandler(notices))
+        logging.captureWarnings(True)
+        ctx.call_on_close(lambda: logging.captureWarnings(False))
         _end_like_interrupt(ctx)
         try:
             result = super().invoke(ctx)
@@ -142,8 +145,9 @@ def log_beside(output: Path) -> None:
     words = printable(" ".join(sys.argv[1:]))
     handler = _LogFile(path, f"n2n-pipeline {__version__} on {where}: {words}\n")
     root.meta[_LOG] = path
-    root.call_on_close(lambda: LOGGER.removeHandler(handler))
-    LOGGER.addHandler(handler)
+    for logger in (LOGGER, WARNINGS):
+        root.call_on_close(partial(logger.removeHandler, handler))
+        logger.addHandler(handler)
 
 
 def _log_file() -> Path | None:
