@@ -19,10 +19,11 @@ from torch.nn import functional
 from n2n_pipeline.geometry import round_up
 from n2n_pipeline.model import LEAK, UNet, as_channels_last, stride
 
-BAND_ROWS = 64
+BAND_PX = 2**18  # pixels of a band; fewer cost speed, more cost memory
+LEAST_ROWS = 64
 
 
-def forward(network: nn.Module, images: Tensor, band_rows: int = BAND_ROWS) -> Tensor:
+def forward(network: nn.Module, images: Tensor, band_rows: int | None = None) -> Tensor:
     """Return ``network(images)``, computed band by band where that saves memory: on a CPU, for a U-Net.
 
     Parameters
@@ -31,8 +32,8 @@ def forward(network: nn.Module, images: Tensor, band_rows: int = BAND_ROWS) -> T
         The network, its weights laid out channels last.
     images : torch.Tensor
         ``(n, c, y, x)``, sides multiples of the network's stride.
-    band_rows : int
-        Rows that enter at once, rounded up to the stride.
+    band_rows : int, optional
+        Rows that enter at once, rounded up to the stride; by default as many as make `BAND_PX` pixels.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def forward(network: nn.Module, images: Tensor, band_rows: int = BAND_ROWS) -> T
     """
     if images.device.type != "cpu" or not isinstance(network, UNet) or network.config.kind != "unet":
         return network(images)  # type: ignore[no-any-return]
-    step = round_up(band_rows, stride(network.config))
+    step = round_up(band_rows or max(BAND_PX // images.shape[3], LEAST_ROWS), stride(network.config))
     if images.shape[2] <= step:
         return network(images)  # type: ignore[no-any-return]
     return torch.cat([_forward_one(network, image[None], step) for image in images])

@@ -28,7 +28,7 @@ from n2n_pipeline.model import exact_halo, stride
 from n2n_pipeline.records import Unit
 
 LARGEST_CORE_PX = 4096  # beyond it the halo costs next to nothing
-BAND_BYTES = 10_000  # per column of a tile and channel of the network, which works in bands of rows on a CPU
+BAND_BYTES = 12_000  # per column of a tile and channel of the network, which works in bands of rows on a CPU
 TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
 READING_BYTES = 64  # per pixel of a tile, for two tiles that wait, beside the window's frames
 WRITING_COPIES = 4  # of a block: being filled, being rounded, being encoded, being written
