@@ -233,18 +233,42 @@ def read_pairs(
         for axis, part in enumerate(grown)
     ]
     averages = _average_canvas(movie, windows, canvas, shifts, split)
-    result = Pair(*(np.empty((len(frames), *map(len, wanted)), np.float32) for _ in range(4)))
-    inner = tuple(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True))
-    for row, (which, anchor) in enumerate(zip(windows.numbers, anchors.tolist(), strict=True)):
-        crop = tuple(
+    crops = [
+        tuple(
             slice(part.start - move - whole.start, part.stop - move - whole.start)
             for part, move, whole in zip(grown, anchor, canvas, strict=True)
         )
-        for half in (0, 1):
-            count = averages[2 + half][which % len(averages[2 + half])][crop]
-            result[2 + half][row] = count[inner]
-            result[half][row] = _fill(averages[half][which][crop], count, movie)[inner]
-    return result
+        for anchor in anchors.tolist()
+    ]
+    inner = (
+        slice(None),
+        *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)),
+    )
+    halves = [_take_half(averages, half, windows.numbers, crops, movie) for half in (0, 1)]
+    return Pair(*(value[inner] for value, _ in halves), *(count[inner] for _, count in halves))
+
+
+def _take_half(
+    averages: Pair, half: int, numbers: list[int], crops: list[tuple[slice, ...]], movie: CorrectedMovie
+) -> tuple[Floats, Floats]:
+    """Cut each output frame's average and count out of those of the consecutive windows, and fill the unseen."""
+    value = _take(averages[half], numbers, crops)
+    count = _take(averages[2 + half], numbers, crops)
+    if averages[2 + half].all():
+        return value, count
+    filled = [_fill_from_neighbours(v, c, movie.typical_value) for v, c in zip(value, count, strict=True)]
+    return np.stack(filled), count
+
+
+def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> Floats:
+    """Return ``(n, y, x)``, without copying where all frames are cut alike."""
+    if crops.count(crops[0]) < len(crops):
+        return np.stack([stack[which % len(stack)][crop] for which, crop in zip(numbers, crops, strict=True)])
+    cut = stack[:, *crops[0]]
+    if len(stack) == 1:
+        return np.broadcast_to(cut, (len(numbers), *cut.shape[1:]))
+    is_run = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return cut[numbers[0] : numbers[0] + len(numbers)] if is_run else cut[numbers]
 
 
 class _Windows(NamedTuple):
@@ -338,10 +362,6 @@ def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], mov
     return placed, seen
 
 
-def _fill(average: Floats, count: Floats, movie: CorrectedMovie) -> Floats:
-    return average if count.all() else _fill_from_neighbours(average, count, movie.typical_value)
-
-
 def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> Floats:
     """Divide sums by counts; where nothing was counted, take the weighted mean of the neighbours.
 
@@ -358,11 +378,13 @@ def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> 
         ``(y, x)`` averages, finite everywhere.
     """
     average = (total / np.maximum(count, 1)).astype(np.float32)
-    return average if count.all() else _fill_from_neighbours(average, count.astype(np.float32), typical)
+    return _fill_from_neighbours(average, count.astype(np.float32), typical)
 
 
 def _fill_from_neighbours(average: Floats, count: Floats, typical: float) -> Floats:
     ys, xs = np.nonzero(count == 0)
+    if not len(ys):
+        return average
     filled = average.copy()
     filled[ys, xs] = _weigh_neighbours(average, count, ys, xs, typical)
     return filled
