@@ -90,7 +90,7 @@ def explain(error: BaseException) -> tuple[str, ExitCode]:
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
         return "stopped; run the same command again to continue", ExitCode.STOPPED
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is PyTorch's
         return "not enough memory; close other programs, or crop or bin the movie", ExitCode.IO
     if isinstance(error, OSError) and error.errno:
         return _explain_os(error)
