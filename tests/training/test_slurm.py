@@ -195,14 +195,14 @@ def submit(slurm: dict[str, str], folder: Path, model: str) -> str:
         "slurm.yaml",
     ]
     words += ["--set", "network={width: 6, depth: 2}", "--threads", "1"]
-    words += ["--set", "train={steps: 300, batch: 4, patch_px: 16, save_every: 1, validate_every: 100}"]
+    words += ["--set", "train={steps: 150, batch: 4, patch_px: 16, save_every: 1, validate_every: 75}"]
     done = subprocess.run(words, cwd=folder, env=slurm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[-1]
 
 
-def wait_until(happened, folder: Path, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(happened, folder: Path) -> None:
+    deadline = time.monotonic() + 300
     while not happened():
         if time.monotonic() > deadline:
             pytest.fail("\n".join(log.read_text() for log in folder.glob("*.log")))
@@ -214,13 +214,18 @@ def wait_until(happened, folder: Path, seconds: float = 240) -> None:
 def test_a_job_on_two_nodes_trains_and_one_that_is_signalled_requeues_to_the_same_result(slurm, workplace):
     submit(slurm, workplace, "whole")
     wait_until(lambda: is_complete(workplace / "whole"), workplace)
-    assert load_model(workplace / "whole").card.steps == 300
+    assert load_model(workplace / "whole").card.steps == 150
 
     job = submit(slurm, workplace, "signalled")
     states = workplace / "signalled" / "resume"
     wait_until(lambda: any(states.glob("step-00000001*.json")), workplace)
     ask(slurm, "scancel", "--signal=TERM", job)
-    wait_until(lambda: "Restarts=1" in ask(slurm, "scontrol", "show", "job", job), workplace)
+
+    def waits_again() -> bool:
+        told = ask(slurm, "scontrol", "show", "job", job)
+        return "Restarts=1" in told and "JobState=PENDING" in told
+
+    wait_until(waits_again, workplace)
     ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")  # else SLURM holds it for two minutes
     wait_until(lambda: is_complete(workplace / "signalled"), workplace)
     assert weights_digest(workplace / "signalled") == weights_digest(workplace / "whole")

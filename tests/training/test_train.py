@@ -1,6 +1,7 @@
 """A training ends in the same bytes whether or not it was interrupted, and says what it cannot do."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from n2n_pipeline.config import NetworkConfig, RunConfig, TrainConfig
 from n2n_pipeline.errors import ExitCode, InputError, Stopped
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import References, Shifts, write_movie, write_shifts
+from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training import train_model
 
 NETWORK = NetworkConfig(width=6, depth=2)
@@ -162,6 +164,26 @@ def test_a_kill_at_any_write_leaves_the_same_bytes(trained, movie, tmp_path, mon
     assert weights_digest(tmp_path / "model") == weights_digest(trained)
 
 
+@pytest.mark.parametrize("nth", [1, 4, 7, 10])
+def test_a_full_disk_is_one_line_and_a_rerun_continues(trained, movie, tmp_path, monkeypatch, nth):
+    from n2n_pipeline import files
+
+    rename, calls = Path.replace, iter(range(1, 1000))
+
+    def fail_at_nth(path, target):
+        if next(calls) == nth:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.Path, "replace", fail_at_nth)
+        with pytest.raises(InputError) as error:
+            train_model([movie], tmp_path / "model", CONFIG)
+    assert error.value.code == ExitCode.IO
+    train_model([movie], tmp_path / "model", CONFIG)
+    assert weights_digest(tmp_path / "model") == weights_digest(trained)
+
+
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:200] + b"\x7f" + d[201:], lambda d: b""])
 def test_a_damaged_state_is_passed_over_for_the_one_before(trained, movie, tmp_path, monkeypatch, caplog, damage):
     calls = iter(range(1, 100))
@@ -289,6 +311,27 @@ def test_several_movies_train_one_network(movie, tmp_path):
     write_movie(tmp_path / "other.zarr", simulated.counts)
     train_model([movie, tmp_path / "other.zarr"], tmp_path / "model", told(steps=2))
     assert len(load_model(tmp_path / "model").card.provenance["movies"]) == 2
+
+
+def test_without_a_window_the_sweep_chooses_one(movie, tmp_path):
+    train_model([movie], tmp_path / "model", told(window="auto", steps=2))
+    assert load_model(tmp_path / "model").card.window == sweep_windows(movie)["window"]
+
+
+def test_tensorboard_that_is_not_installed_is_named(movie, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="TensorBoard is not installed") as error:
+        train_model([movie], tmp_path / "model", told(tensorboard=True))
+    assert error.value.code == ExitCode.UNAVAILABLE
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_what_a_cpu_does(movie, tmp_path):
+    config = told(steps=60, precision="float32")
+    for device in ("cpu", "cuda"):
+        train_model([movie], tmp_path / device, config.model_copy(update={"device": device}))
+    losses = [float(read_metrics(tmp_path / device)[-1]["validation_loss"]) for device in ("cpu", "cuda")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
 @pytest.mark.parametrize("loss", ["l1", "l0"])
