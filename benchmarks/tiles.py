@@ -43,9 +43,10 @@ from n2n_pipeline.config import DenoiseConfig, TileConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import autocast, autocast_dtype, set_threads, tune_allocator
 from n2n_pipeline.geometry import plan_tiles
+from n2n_pipeline.inference.choice import choose
 from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import Inputs
-from n2n_pipeline.inference.plan import choose, tiling_of
+from n2n_pipeline.inference.plan import tiling_of
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, UNet, as_channels_last
 from n2n_pipeline.store import write_movie
 

@@ -64,13 +64,15 @@ def write_level_shard(store: Path, layout: Layout, shard: Shard) -> None:
     below, smaller = open_array(store, str(level - 1), "r"), halve(layout, level)
     y0, x0 = (2 * i * size for i, size in zip(place[1:], smaller.shards[1:], strict=True))
     width = min(2 * smaller.shards[2], below.shape[2] - x0)
-    stop = min(y0 + 2 * smaller.shards[1], below.shape[1])
+    height = min(2 * smaller.shards[1], below.shape[1] - y0)
+    means = np.empty((1, -(-height // 2), -(-width // 2)), below.dtype)
     step = 2 * smaller.chunks[1]
-    bands = [
-        _halved(np.asarray(below[place[0], y : min(y + step, stop), x0 : x0 + width]))
-        for y in range(y0, stop, step)
-    ]
-    write_shard(store / str(level), smaller, (place[0], place[1], place[2]), np.concatenate(bands)[np.newaxis])
+    for y in range(0, height, step):
+        band = np.asarray(below[place[0], y0 + y : y0 + min(y + step, height), x0 : x0 + width])
+        for x in range(0, width, step):
+            half = _halved(band[:, x : x + step])
+            means[0, y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
+    write_shard(store / str(level), smaller, (place[0], place[1], place[2]), means)
 
 
 def _halved(image: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,11 +1,12 @@
 """A noisy store becomes a denoised one: both halves of every frame's window through the network, averaged.
 
-One thread reads ahead, one computes, one writes. Each shard of the output is made from its own input and halo, in
+Some threads read ahead, one computes, some write. Each shard of the output is made from its own input and halo, in
 one order, so that a run that was killed and started again ends in the same bytes, on however many workers.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -33,7 +34,8 @@ from n2n_pipeline.sources.formats import is_zarr
 
 Floats = npt.NDArray[np.float32]
 
-AHEAD = 2  # tiles that wait for the network
+AHEAD = 2  # tiles that wait for the network, per reader
+THREADS = ((1, 1), (4, 4))  # that read and that write, beside a network on the CPU and beside one on a GPU
 COMPRESSION = 3  # at least, of floats rounded to 10 bits of mantissa
 
 
@@ -138,8 +140,12 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
         Told of every tile.
     """
     pieces = [piece for block in blocks for piece in job.plan_pieces(block)]
-    written: Future[None] | None = None
-    with ThreadPoolExecutor(1, "write") as writer, closing(read_ahead(job.read, pieces, AHEAD)) as inputs:
+    readers, writers = THREADS[job.denoiser.device.type == "cuda"]
+    written: deque[Future[None]] = deque()
+    with (
+        ThreadPoolExecutor(writers, "write") as pool,
+        closing(read_ahead(job.read, pieces, AHEAD * readers, readers)) as inputs,
+    ):
         for block, of_block in groupby(inputs, lambda one: one[0].block):
             plan = job.plan_block(block)
             canvases = {name: Canvas(plan, len(block.frames)) for name in job.arrays}
@@ -148,12 +154,12 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
                     raise Stopped(job.order.output)
                 _denoise_piece(job, piece, halves, list(canvases.values()))
                 step(1)
-            if written:
-                written.result()
+            if len(written) == writers:
+                written.popleft().result()
             images = {name: canvas.image for name, canvas in canvases.items()}
-            written = writer.submit(_write_block, job, block, images, stamp)
-        if written:
-            written.result()
+            written.append(pool.submit(_write_block, job, block, images, stamp))
+        for future in written:
+            future.result()
 
 
 def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Sequence[Canvas]) -> None:

@@ -23,11 +23,12 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import ExitCode, InputError, Stopped
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import plan_tiles
+from n2n_pipeline.inference.choice import as_chosen, choose
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.inference.job import Order
 from n2n_pipeline.inference.pixels import as_stored
-from n2n_pipeline.inference.plan import Choice, begun_choice, choose, tiling_of
+from n2n_pipeline.inference.plan import Choice, begun_choice, tiling_of
 from n2n_pipeline.inference.read_ahead import read_ahead
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger, Unit, stop_requested
@@ -79,7 +80,7 @@ def denoise_images(order: Order, restart: bool = False) -> int:
         "weights_sha256": weights_digest(model),
         "settings": config.model_dump(mode="json", exclude={"memory_gb"}),
     }
-    choice = None if restart else begun_choice(output, settled)
+    choice = None if restart else begun_choice(output, settled, denoiser.device.type)
     if choice is None:
         n_pixels = sum(int(np.prod(file.info.shape)) for file in files)
         choice = choose(denoiser, _as_inputs(_read(files[0])[:1], denoiser), config, n_pixels)
@@ -88,7 +89,7 @@ def denoise_images(order: Order, restart: bool = False) -> int:
         if ledger.finished:
             return 0
         pending = [file for file in files if file.unit in ledger.pending]
-        _denoise_files(pending, _Task(denoiser, choice, config), ledger)
+        _denoise_files(pending, _Task(as_chosen(denoiser, choice), choice, config), ledger)
         ledger.complete()
     return len(pending)
 

@@ -7,6 +7,7 @@ most of their frames, and tiles share their halos, so decoded chunks of raw coun
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -83,7 +84,7 @@ class Inputs:
 
 
 def keep_chunks(store: MovieStore, budget_bytes: int) -> MovieStore:
-    """Return a store that keeps chunks it has decoded, up to so many bytes; for one reader at a time."""
+    """Return a store that keeps chunks it has decoded, up to so many bytes; any thread may read from it."""
     kept = _KeptChunks(store.array, budget_bytes)
     return replace(store, array=cast("zarr.Array[Any]", kept))
 
@@ -95,6 +96,7 @@ class _KeptChunks:
         self._array = array
         self._chunks: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
         self._bytes, self._budget = 0, budget_bytes
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._array, name)
@@ -115,7 +117,8 @@ class _KeptChunks:
     def _load(self, indices: list[range]) -> dict[Index, npt.NDArray[Any]]:
         """Return all chunks of a box, reading the smallest box around those that are not kept."""
         box = cast("list[Index]", list(itertools.product(*indices)))
-        found = {index: self._chunks[index] for index in box if index in self._chunks}
+        with self._lock:
+            found = {index: self._chunks[index] for index in box if index in self._chunks}
         missing = [index for index in box if index not in found]
         if missing:
             low, high = np.min(missing, axis=0), np.max(missing, axis=0) + 1
@@ -125,8 +128,9 @@ class _KeptChunks:
                 starts = (np.array(index) - low) * sides
                 part = block[tuple(map(slice, starts, starts + sides))]
                 found[index] = part.copy() if len(missing) > 1 else part
-        for index, chunk in found.items():
-            self._keep(index, chunk)
+        with self._lock:
+            for index, chunk in found.items():
+                self._keep(index, chunk)
         return found
 
     def _keep(self, index: Index, chunk: npt.NDArray[Any]) -> None:

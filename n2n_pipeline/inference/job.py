@@ -13,12 +13,12 @@ from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.files import digest_json
 from n2n_pipeline.geometry import Range, Tile, TilePlan, plan_tiles
+from n2n_pipeline.inference.choice import as_chosen, choose
 from n2n_pipeline.inference.inputs import Half, Inputs, keep_chunks
 from n2n_pipeline.inference.plan import (
     Block,
     Choice,
     begun_choice,
-    choose,
     cut_layout,
     fit_layout,
     memory_budget,
@@ -137,13 +137,13 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
     part = _resolve_part(movie, config)
     shape = (part[0].size, part[1].size, part[2].size)
     layout = default_layout(shape, movie.info.dtype if config.dtype == "source" else config.dtype)
-    choice = choice or (None if restart else begun_choice(order.output, settled))
+    choice = choice or (None if restart else begun_choice(order.output, settled, denoiser.device.type))
     if choice is None:
         shards = fit_layout(layout, budget // (3 if config.halves else 1)).shards
         choice = choose(denoiser, inputs, config, math.prod(shape)).model_copy(update={"shards": shards})
     layout = cut_layout(layout, choice.shards or layout.shards)
     fingerprint = {**settled, "choice": choice.model_dump(mode="json")}
-    return Job(order, inputs, denoiser, choice, part, layout, fingerprint)
+    return Job(order, inputs, as_chosen(denoiser, choice), choice, part, layout, fingerprint)
 
 
 def _resolve_part(movie: MovieStore, config: DenoiseConfig) -> tuple[Range, Range, Range]:

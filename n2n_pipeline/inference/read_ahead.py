@@ -1,4 +1,4 @@
-"""A thread that reads while another computes."""
+"""Threads that read while another computes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Result = TypeVar("Result")
 
 
 def read_ahead(
-    read: Callable[[Item], Result], items: Iterable[Item], ahead: int
+    read: Callable[[Item], Result], items: Iterable[Item], ahead: int, threads: int = 1
 ) -> Generator[tuple[Item, Result]]:
-    """Yield every item with what was read for it, in order, while one thread reads the next ``ahead`` of them.
+    """Yield every item with what was read for it, in order, while threads read the next ``ahead`` of them.
 
     An error of the reader is raised where its item is due. When the consumer stops early, what is being read is
     finished and the rest is left.
@@ -27,7 +27,7 @@ def read_ahead(
     """
     remaining = iter(items)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+    with ThreadPoolExecutor(threads, thread_name_prefix="read") as reader:
         try:
             waiting.extend((item, reader.submit(read, item)) for item in islice(remaining, ahead))
             while waiting:

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import zarr
@@ -10,6 +14,7 @@ from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference import denoise
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.forward import denoise_frames
+from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.layout import round_mantissa
 from n2n_pipeline.pairs import read_pairs
 from n2n_pipeline.sources.movie import MovieInfo
@@ -227,3 +232,37 @@ def test_each_input_chunk_is_decoded_once(movie, model, tmp_path, monkeypatch):
     denoise_store(movie, model, tmp_path / "out.zarr", config())
     frames = [t for region in decoded for t in range(region[0].start, region[0].stop)]
     assert sorted(frames) == list(range(8))  # chunks of 4 frames
+
+
+def test_reading_computing_and_writing_overlap(movie, model, tmp_path, monkeypatch):
+    def delayed(real, seconds):
+        def call(*args):
+            time.sleep(seconds)
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(Inputs, "read", delayed(Inputs.read, 0.05))
+    monkeypatch.setattr(denoise, "run_network", delayed(denoise.run_network, 0.025))  # twice a tile: both halves
+    monkeypatch.setattr(denoise, "as_stored", delayed(denoise.as_stored, 0.05 * 4))  # once a block of 4 frames
+    config = DenoiseConfig(tile=TileConfig(core_px=64, halo_px="exact"), augment="off")
+    frames = np.random.default_rng(0).poisson(9, (40, 24, 24)).astype(np.uint8)
+    path = write_movie(tmp_path / "long.zarr", frames).path
+    start = time.perf_counter()
+    denoise_store(path, model, tmp_path / "out.zarr", config)
+    assert time.perf_counter() - start < 2 * 40 * 0.05  # one after another they take 3
+
+
+@pytest.mark.slow
+def test_a_process_killed_again_and_again_ends_in_the_same_bytes(movie, model, tmp_path):
+    words = [sys.executable, "-m", "n2n_pipeline", "denoise", movie, "-m", model, "--quiet", "--threads", "1"]
+    words += ["--set", "denoise.tile.core_px=8", "--set", "denoise.tile.halo_px=exact", "-o"]
+    subprocess.run([*words, tmp_path / "whole" / "out.zarr"], check=True)
+    output, seconds = tmp_path / "killed" / "out.zarr", 2.0
+    for _ in range(5):
+        try:
+            subprocess.run([*words, output], timeout=seconds, check=True)
+        except subprocess.TimeoutExpired:  # which kills it
+            seconds *= 1.2
+    subprocess.run([*words, output], check=True)
+    assert files(output) == files(tmp_path / "whole" / "out.zarr")

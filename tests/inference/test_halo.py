@@ -4,7 +4,7 @@ import torch
 
 from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference.forward import denoise_frames
-from n2n_pipeline.inference.halo import measure_halo, sample_tiles
+from n2n_pipeline.inference.halo import Sample, measure_halo, sample_tiles
 from n2n_pipeline.inference.inputs import Half
 from n2n_pipeline.model import exact_halo
 
@@ -39,19 +39,20 @@ def halves():
     return [Half(values, np.full_like(values, 2)) for values in noisy]
 
 
-def read_from(halves):
-    def read(_sample, tile):
+def samples(shape, halves, exact):
+    """Places along the diagonal, all of the same frame."""
+    found = []
+    for tile in sample_tiles(shape, STRIDE, exact):
         rows, columns = (slice(*span.read) for span in tile)
-        return [Half(half.values[:, rows, columns], half.counts[:, rows, columns]) for half in halves]
-
-    return read
+        found.append(Sample(tile, [Half(*(image[:, rows, columns] for image in half)) for half in halves]))
+    return found
 
 
 @pytest.mark.parametrize("n_halves", [2, 1])
 def test_the_measured_halo_keeps_tiles_within_the_stated_error(network, halves, n_halves):
     halves = halves[:n_halves]
     exact = exact_halo(network.card.network)
-    measured = measure_halo(network, sample_tiles(SHAPE, STRIDE, exact), read_from(halves), TOLERANCE)
+    measured = measure_halo(network, samples(SHAPE, halves, exact), TOLERANCE)
     whole, tiled = (
         [denoise_frames(network, *half, plan_tiles(SHAPE, Tiling(STRIDE, core, measured.halo))) for half in halves]
         for core in (1000, 48)
@@ -68,13 +69,13 @@ def test_a_network_that_sees_one_pixel_needs_no_halo(make_denoiser, halves):
         if name.endswith("weight"):
             weights[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
     exact = exact_halo(denoiser.card.network)
-    measured = measure_halo(denoiser, sample_tiles(SHAPE, STRIDE, exact), read_from(halves), TOLERANCE)
+    measured = measure_halo(denoiser, samples(SHAPE, halves, exact), TOLERANCE)
     assert measured.halo == 0
 
 
 def test_nothing_short_of_exact_is_trusted_when_nothing_is_allowed(network, halves):
     exact = exact_halo(network.card.network)
-    measured = measure_halo(network, sample_tiles(SHAPE, STRIDE, exact), read_from(halves), 1e-12)
+    measured = measure_halo(network, samples(SHAPE, halves, exact), 1e-12)
     assert measured == (exact, 0.0)
 
 
@@ -82,5 +83,5 @@ def test_distances_that_a_small_image_does_not_have_are_not_trusted(network, hal
     exact = exact_halo(network.card.network)
     shape = (2 * STRIDE, 2 * STRIDE)
     small = [Half(half.values[:, :16, :16], half.counts[:, :16, :16]) for half in halves]
-    measured = measure_halo(network, sample_tiles(shape, STRIDE, exact), read_from(small), 1e-12)
+    measured = measure_halo(network, samples(shape, small, exact), 1e-12)
     assert measured.halo == exact

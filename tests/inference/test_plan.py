@@ -3,8 +3,9 @@ import pytest
 
 from n2n_pipeline.config import DenoiseConfig, TileConfig
 from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.inference.choice import choose
 from n2n_pipeline.inference.inputs import Inputs
-from n2n_pipeline.inference.plan import choose, fit_layout, plan_blocks, resolve_part
+from n2n_pipeline.inference.plan import fit_layout, plan_blocks, resolve_part
 from n2n_pipeline.layout import default_layout
 from n2n_pipeline.sources.movie import MovieInfo
 
