@@ -90,6 +90,13 @@ def test_the_second_channel_tells_the_share_of_frames_that_contributed():
     assert channels[0, 1, 1, 1] == 1.0
 
 
+def test_counts_that_are_one_number_for_all_pixels_are_taken_without_a_warning():
+    counts = np.broadcast_to(np.float32(4), (1, 4, 4))
+    values = np.full((1, 4, 4), 3.0, np.float32)
+    values.flags.writeable = False
+    assert Denoiser(Identity(NETWORK), CARD, torch.device("cpu"))(values, counts).shape == (1, 4, 4)
+
+
 def test_an_image_smaller_than_the_stride_is_refused(weights):
     with pytest.raises(InputError, match="3x3 image: the network needs 4 pixels"):
         load_model(weights)(np.zeros((1, 3, 3), np.float32), np.ones((1, 3, 3), np.float32))
