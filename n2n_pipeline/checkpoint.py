@@ -97,7 +97,7 @@ class Denoiser:
         torch.Tensor
             ``(n, c, y, x)`` float32 on the device.
         """
-        images = (torch.from_numpy(np.require(part, np.float32, "CW")) for part in (values, counts))
+        images = (torch.from_numpy(np.require(part, np.float32, ("C", "W"))) for part in (values, counts))
         averages, frames = (image.to(self.device, non_blocking=True) for image in images)
         return stack_channels(averages, frames, self.card)
 
