@@ -1,10 +1,10 @@
-"""How well is drift found, and what does plain phase correlation make of the same movies?
+"""Drift found against the true path, beside what plain phase correlation makes of the same movies.
 
     python benchmarks/align.py [FOLDER...]
 
 A folder holds ``movie.mrc``, ``dark.mrc`` and ``gain.mrc`` where the camera needs them, and ``meta.json`` with the
-true path in ``drift_px`` (x, y). Without one, the folders in the one named by ``N2N_DATA`` are taken, and movies that
-this package simulates. The error is the root mean square length of the difference from the true path, a constant
+true path in ``drift_px`` (x, y). Without one, the folders in the one named by ``N2N_DATA`` are taken. Movies that this
+package simulates come last. The error is the root mean square length of the difference from the true path, a constant
 removed, in px. One to three minutes.
 
     n2n-pipeline   `n2n-pipeline ingest` and `align`
