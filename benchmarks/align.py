@@ -3,9 +3,9 @@
     python benchmarks/align.py [FOLDER...]
 
 A folder holds ``movie.mrc``, ``dark.mrc`` and ``gain.mrc`` where the camera needs them, and ``meta.json`` with the
-true path in ``drift_px`` (x, y). Without one, the folders in the one named by ``N2N_DATA`` are taken. Movies that this
-package simulates come last. The error is the root mean square length of the difference from the true path, a constant
-removed, in px. One to three minutes.
+true path in ``drift_px`` (x, y). Without one, the folders in the one named by ``N2N_DATA`` are taken. Movies that
+this package simulates come last. The error is the root mean square length of the difference from the true path, a
+constant removed, in px. One to three minutes.
 
     n2n-pipeline   `n2n-pipeline ingest` and `align`
     scikit-image   `phase_cross_correlation` of every corrected frame with the mean of all, to a tenth of a pixel
