@@ -62,6 +62,14 @@ def tune_allocator() -> bool:
     return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, 2 * KEPT_BYTES - 1))
 
 
+def trim_memory() -> None:
+    """Give the system back what is free, between pieces of work so large that the pages' coming again is nothing."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return bfloat16 where ``device`` computes in it faster than in float32, else None."""
     if device.type == "cuda":

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.config import DenoiseConfig
+from n2n_pipeline.device import trim_memory
 from n2n_pipeline.errors import Stopped
 from n2n_pipeline.files import require_space
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
@@ -156,6 +157,7 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
                 step(1)
             if len(written) == writers:
                 written.popleft().result()
+            trim_memory()
             images = {name: canvas.image for name, canvas in canvases.items()}
             written.append(pool.submit(_write_block, job, block, images, stamp))
         for future in written:
