@@ -188,7 +188,8 @@ def test_settings_come_from_file_set_and_options_and_the_option_wins(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_command_with_75(number, tmp_path):
     program = (
-        "import click, time\n"
+        "import click, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "from n2n_pipeline.cli.faults import OneLineErrors\n"
         "@click.command()\n"
         "def wait():\n"
