@@ -14,6 +14,8 @@ from n2n_pipeline.metrics.frc import TrueCorrelation
 # Where a check begins to say ``look``, and ``fail``.
 WORSE = (1.0, 1.5)
 """Mean squared error over that of the best Gaussian filter."""
+LITTLE_DB = 0.5
+"""A gain under this is not worth a network's risk."""
 CONTRAST = (0.15, 0.5)
 """Distance from 1 of the whole interval of the contrast."""
 VAGUE = 0.4
@@ -61,10 +63,11 @@ def judge_error(errors: Errors | None, steps: int) -> Verdict:
             "before drawing conclusions."
         )
         return Verdict("error", "look", text)
-    gain = f"{-10 * np.log10(max(errors.largest_ratio, 0.01)):.1f} dB"
+    gain_db = -10 * np.log10(max(errors.largest_ratio, 0.01))
+    little = " This movie leaves little to gain: compare with the average too." if gain_db < LITTLE_DB else ""
     text = (
-        f"The error of the output is at least {gain} below that of {rival}, the best that plain smoothing of the "
-        "window average does, measured against frames that were kept out of what the network was given."
+        f"The error of the output is at least {gain_db:.1f} dB below that of {rival}, the best that plain smoothing "
+        f"of the window average does, measured against frames that were kept out of the network's input.{little}"
     )
     return Verdict("error", "pass", text)
 
