@@ -146,8 +146,15 @@ def round_mantissa(values: Floats, bits: int = 10) -> Floats:
 
 
 def halve(layout: Layout, times: int) -> Layout:
-    """Return the layout of an array with half as many pixels along y and x, so many times."""
+    """Return the layout of an array with half as many pixels along y and x, so many times; shards get no larger."""
     n_frames, height, width = layout.shape
     factor = 2**times
     shape = (n_frames, -(-height // factor), -(-width // factor))
-    return layout if times == 0 else default_layout(shape, layout.dtype)
+    if times == 0:
+        return layout
+    halved = default_layout(shape, layout.dtype)
+    frames, rows, columns = (
+        min(shard, max(largest // chunk, 1) * chunk)
+        for shard, largest, chunk in zip(halved.shards, layout.shards, halved.chunks, strict=True)
+    )
+    return halved._replace(shards=(frames, rows, columns))

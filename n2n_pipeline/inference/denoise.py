@@ -122,6 +122,7 @@ def write_output(job: Job, restart: bool, denoise: Callable[[Sequence[Block], Le
             if unit in levels:
                 with ledger.writing(unit):
                     write_level_shard(output, job.layout, levels[unit])
+                trim_memory()
         ledger.complete()
     return len(pending)
 
