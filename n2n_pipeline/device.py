@@ -63,7 +63,7 @@ def tune_allocator() -> bool:
 
 
 def trim_memory() -> None:
-    """Give the system back what is free, between pieces of work so large that the pages' coming again is nothing."""
+    """Give the system back what is free, between pieces of work so large that they can fault it in again."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):

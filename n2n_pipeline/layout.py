@@ -146,7 +146,7 @@ def round_mantissa(values: Floats, bits: int = 10) -> Floats:
 
 
 def halve(layout: Layout, times: int) -> Layout:
-    """Return the layout of an array with half as many pixels along y and x, so many times; shards get no larger."""
+    """Return the layout of an array halved along y and x, so many times; its shards get no larger."""
     n_frames, height, width = layout.shape
     factor = 2**times
     shape = (n_frames, -(-height // factor), -(-width // factor))
