@@ -67,7 +67,8 @@ def judge_error(errors: Errors | None, steps: int) -> Verdict:
     little = " This movie leaves little to gain: compare with the average too." if gain_db < LITTLE_DB else ""
     text = (
         f"The error of the output is at least {gain_db:.1f} dB below that of {rival}, the best that plain "
-        f"smoothing of the window average does, measured against frames that were kept out of the network's input.{little}"
+        "smoothing of the window average does, measured against frames that were kept out of the network's "
+        f"input.{little}"
     )
     return Verdict("error", "pass", text)
 
