@@ -226,6 +226,7 @@ def test_a_job_on_two_nodes_trains_and_one_that_is_signalled_requeues_to_the_sam
         return "Restarts=1" in told and "JobState=PENDING" in told
 
     wait_until(waits_again, workplace)
+    time.sleep(3)  # slurmd takes a job that starts again in the second in which it was killed for the killed one
     ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")  # else SLURM holds it for two minutes
     wait_until(lambda: is_complete(workplace / "signalled"), workplace)
     assert weights_digest(workplace / "signalled") == weights_digest(workplace / "whole")
