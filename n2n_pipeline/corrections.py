@@ -19,6 +19,8 @@ from n2n_pipeline.store import MovieStore
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 
+TYPICAL_PX = 1024  # side of the part of a frame that is looked at for a typical value
+
 
 class Corrected(NamedTuple):
     """Frames after correction, and where they hold something."""
@@ -86,7 +88,10 @@ class CorrectedMovie:
 
     @cached_property
     def typical_value(self) -> float:
-        """Mean of the valid pixels of the middle frame, in the movie's units: what an unseen pixel is given."""
+        """Mean of the valid pixels in the middle of the middle frame, in the movie's units, for unseen pixels."""
         middle = self.store.info.shape[0] // 2
-        values, valid = self.read(slice(middle, middle + 1), slice(None), slice(None))
+        rows, cols = (
+            slice(max(0, (size - TYPICAL_PX) // 2), (size + TYPICAL_PX) // 2) for size in self.store.info.shape[1:]
+        )
+        values, valid = self.read(slice(middle, middle + 1), rows, cols)
         return float(values.sum(dtype=np.float64) / max(int(valid.sum()), 1))

@@ -63,7 +63,7 @@ def _largest_core(denoiser: Denoiser, window: int, budget: int) -> int:
     network = denoiser.card.network
     sides = [
         math.isqrt(budget // 4 // (4 * window + READING_BYTES)),
-        budget // 4 // (BAND_BYTES * network.width),
+        budget // 4 // (BAND_BYTES * network.width // network.fold),
         LARGEST_CORE_PX + 2 * exact_halo(network),
     ]
     if denoiser.device.type == "cuda":
@@ -74,7 +74,8 @@ def _largest_core(denoiser: Denoiser, window: int, budget: int) -> int:
 
 def _affordable_passes(denoiser: Denoiser, n_pixels: int) -> Passes:
     """Return the most passes that take no more than about two minutes, so that large movies take one per half."""
-    forward = 2 * n_pixels * (denoiser.card.network.width / 48) ** 2
+    network = denoiser.card.network
+    forward = 2 * n_pixels * (network.width / network.fold / 48) ** 2
     affordable = AFFORDABLE_PX[denoiser.device.type == "cuda"]
     if 8 * forward <= affordable:
         return "all"

@@ -131,6 +131,10 @@ def run_within_memory(network: nn.Module, images: Tensor) -> Tensor:
         torch.cuda.empty_cache()
     if len(images) > 1:
         return torch.cat([run_within_memory(network, half) for half in images.chunk(2)])
+    return _run_in_parts(network, images)
+
+
+def _run_in_parts(network: UNet, images: Tensor) -> Tensor:
     height, width = images.shape[2:]
     step, halo = stride(network.config), exact_halo(network.config)
     plan = plan_tiles((height, width), Tiling(step, max((max(height, width) - 2 * halo) // 2, step), halo))
