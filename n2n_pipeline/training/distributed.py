@@ -8,6 +8,7 @@ processes there are; gradients are averaged before the step, so all networks sta
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,9 @@ from torch import Tensor, distributed
 
 from n2n_pipeline.errors import ExitCode, InputError, Stopped
 
+REASON_SECONDS = 3
+"""Time that the process which has the reason is given to end before those that lost it: a launcher stops all as
+soon as one ends."""
 TIMEOUT = timedelta(minutes=10)
 
 
@@ -112,6 +116,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
         lost = "another process was lost"
         if distributed.get_rank() == 0:
             raise Stopped("train", f"{lost}; run the same command again to continue") from error
+        time.sleep(REASON_SECONDS)
         raise InputError("train", lost, "see what it said", ExitCode.PEER) from error
     finally:
         distributed.destroy_process_group()

@@ -27,8 +27,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         run.main(words)
     except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        return first.exitcode if first.exitcode > 0 else ExitCode.STOPPED
+        ends = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
+        reasons = [failure.exitcode for failure in ends if failure.exitcode != ExitCode.PEER]
+        first = reasons[0] if reasons else ExitCode.PEER
+        return first if first > 0 else ExitCode.STOPPED
     except SignalException:
         return ExitCode.STOPPED
     return ExitCode.DONE

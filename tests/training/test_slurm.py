@@ -209,6 +209,7 @@ def wait_until(happened, folder: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.timeout(900)
 def test_a_job_on_two_nodes_trains_and_one_that_is_signalled_requeues_to_the_same_result(slurm, workplace):
