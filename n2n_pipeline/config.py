@@ -169,7 +169,7 @@ class DenoiseConfig(Settings):
     region: tuple[int, int, int, int] | None = None
     """``y0, y1, x0, x1`` in pixels, for a quick look."""
     memory_gb: float | None = Field(default=None, gt=0)
-    """Memory that may be used, in GB; by default half of what is free."""
+    """Memory that may be used, in GB; by default up to half of what is free."""
 
 
 class SlurmConfig(Settings):

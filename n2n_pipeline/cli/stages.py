@@ -157,7 +157,7 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 @options.setting(
     "--memory",
     "denoise.memory_gb",
-    "Memory to use; default: half of what is free.",
+    "Memory to use; default: up to half of what is free.",
     type=words.gigabytes,
     metavar="4GB",
 )

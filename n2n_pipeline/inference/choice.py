@@ -15,6 +15,7 @@ from n2n_pipeline.inference.halo import MeasuredHalo, Sample, measure_halo, samp
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.inference.noise import is_precise
 from n2n_pipeline.inference.plan import Choice, memory_budget
+from n2n_pipeline.layout import SHARD_FRAMES
 from n2n_pipeline.model import exact_halo, stride
 
 LARGEST_CORE_PX = 4096  # beyond it the halo costs next to nothing
@@ -67,7 +68,7 @@ def _largest_core(denoiser: Denoiser, window: int, budget: int) -> int:
         LARGEST_CORE_PX + 2 * exact_halo(network),
     ]
     if denoiser.device.type == "cuda":
-        sides[1] = math.isqrt(torch.cuda.mem_get_info()[0] // 4 // (TILE_BYTES * network.width))
+        sides[1] = math.isqrt(torch.cuda.mem_get_info()[0] // 4 // (TILE_BYTES * network.width * SHARD_FRAMES))
     core = min(sides) - 2 * exact_halo(network)
     return max(core // stride(network), 1) * stride(network)
 

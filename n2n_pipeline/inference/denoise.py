@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.device import trim_memory
-from n2n_pipeline.errors import Stopped
+from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.files import require_space
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.images import denoise_images
@@ -35,7 +35,7 @@ from n2n_pipeline.sources.formats import is_zarr
 
 Floats = npt.NDArray[np.float32]
 
-AHEAD = 2  # tiles that wait for the network, per reader
+AHEAD = 1  # tile that waits for the network, per reader
 THREADS = ((1, 1), (4, 4))  # that read and that write, beside a network on the CPU and beside one on a GPU
 COMPRESSION = 3  # at least, of floats rounded to 10 bits of mantissa
 
@@ -79,6 +79,8 @@ def denoise_store(
     Stopped
         If a signal asked to stop.
     """
+    if store.is_file():
+        raise InputError(store, "a file, not a store or a folder of images", f"n2n-pipeline ingest {store}")
     order = Order(store, model, output, config or DenoiseConfig(), device)
     if store.is_dir() and not is_zarr(store):
         return denoise_images(order, restart)

@@ -20,12 +20,14 @@ PIXELS_AT_ONCE = 2**18  # so that what is in between stays in cache
 def as_stored(image: Floats, dtype: np.dtype[Any], output: Path) -> npt.NDArray[Any]:
     """Round ``(t, y, x)`` pixels to what is stored: 10 bits of mantissa, or whole numbers of the type.
 
+    Where the type stays, it is done in place.
+
     Raises
     ------
     InputError
         Naming the output, if a pixel is not a number, or too large for a type of floats.
     """
-    stored = np.empty(image.shape, dtype)
+    stored = image if dtype == image.dtype else np.empty(image.shape, dtype)
     rows = max(1, PIXELS_AT_ONCE // image.shape[-1])
     for t, y in itertools.product(range(len(image)), range(0, image.shape[1], rows)):
         stored[t, y : y + rows] = _round(image[t, y : y + rows], dtype, output)

@@ -103,8 +103,11 @@ def tiling_of(choice: Choice, tile: TileConfig, network: NetworkConfig) -> Tilin
 
 
 def memory_budget(memory_gb: float | None) -> int:
-    """Return the bytes that may be used: as told, or half of what is free."""
-    return int(memory_gb * 1e9) if memory_gb else psutil.virtual_memory().available // 2
+    """Return the bytes that may be used: as told, or a quarter to half of what is free.
+
+    A power of two, so that the same machine cuts the same movie the same way on most days.
+    """
+    return int(memory_gb * 1e9) if memory_gb else 1 << (psutil.virtual_memory().available // 2).bit_length() - 1
 
 
 def resolve_part(wanted: tuple[int, int] | None, size: int, what: str) -> Range:

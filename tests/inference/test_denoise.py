@@ -219,6 +219,12 @@ def test_a_part_outside_the_movie_is_refused(movie, model, tmp_path, part):
         denoise_store(movie, model, tmp_path / "out.zarr", config(**part))
 
 
+def test_a_cameras_file_is_refused_with_what_to_do(model, tmp_path):
+    (tmp_path / "movie.mrc").write_bytes(b"...")
+    with pytest.raises(InputError, match="n2n-pipeline ingest"):
+        denoise_store(tmp_path / "movie.mrc", model, tmp_path / "out.zarr")
+
+
 def test_each_input_chunk_is_decoded_once(movie, model, tmp_path, monkeypatch):
     decoded = []
     real = zarr.Array.__getitem__

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -170,3 +171,14 @@ def test_a_network_that_fits_no_memory_is_one_line(make_denoiser, monkeypatch):
     monkeypatch.setattr(forward, "forward", fail)
     with pytest.raises(InputError, match="no memory for the network"):
         run_network(make_denoiser(), noise(1, 64, 64), noise(1, 64, 64))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives(make_denoiser):
+    denoiser = make_denoiser()
+    device = torch.device("cuda")
+    on_gpu = dataclasses.replace(denoiser, network=copy.deepcopy(denoiser.network).to(device), device=device)
+    values, tiling = noise(4, 90, 130), Tiling(STRIDE, 48, exact_halo(denoiser.card.network), 8)
+    expected = tiled(denoiser, values, tiling, turns=ALL_TURNS)
+    assert np.abs(tiled(on_gpu, values, tiling, turns=ALL_TURNS) - expected).max() < 1e-2 * expected.std()
