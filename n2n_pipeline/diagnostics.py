@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.filling import fill_unseen
 from n2n_pipeline.metrics.motion import displacement
 from n2n_pipeline.metrics.noise import FixedPattern, Independence, fixed_pattern, frame_independence
-from n2n_pipeline.pairs import fill_unseen, read_pairs
 
 Floats = npt.NDArray[np.floating[Any]]
 Region = tuple[slice, slice]

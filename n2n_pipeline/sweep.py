@@ -27,8 +27,10 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
-from n2n_pipeline.pairs import Ints, ShiftedFrames, fill_unseen, whole_shifts, window_frames
+from n2n_pipeline.filling import fill_unseen
+from n2n_pipeline.halving import window_frames
 from n2n_pipeline.progress import progress
+from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
 from n2n_pipeline.store import open_store
 
 Floats = npt.NDArray[np.float64]

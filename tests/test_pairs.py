@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import n2n_pipeline as n2n
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.halving import slide_halves
-from n2n_pipeline.pairs import fill_unseen, read_pairs, split_window, stable_origin, whole_shifts, window_frames
+from n2n_pipeline.filling import fill_unseen
+from n2n_pipeline.halving import slide_halves, split_window, window_frames
+from n2n_pipeline.shifted import stable_origin, whole_shifts
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import MovieStore, References, Shifts
 

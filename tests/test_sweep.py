@@ -11,7 +11,7 @@ from scipy import ndimage
 from n2n_pipeline.config import SweepConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.pairs import window_frames
+from n2n_pipeline.halving import window_frames
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import Shifts, write_movie, write_shifts
 from n2n_pipeline.sweep import FILTERS_PX, Risks, choose_window, default_windows, sweep_windows

@@ -13,19 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
+from n2n_pipeline.halving import split_window, window_frames
 from n2n_pipeline.inference.forward import Canvas, Turns, run_network
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.metrics.unsupervised import Copies
-from n2n_pipeline.pairs import (
-    ShiftedFrames,
-    read_pairs,
-    split_window,
-    whole_shifts,
-    window_frames,
-)
+from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
 from n2n_pipeline.store import MovieStore
 
 Floats = npt.NDArray[np.float32]

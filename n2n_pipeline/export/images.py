@@ -13,9 +13,9 @@ from n2n_pipeline.config import ExportConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.export.selection import Pixels, Selection, iter_frames, read_frame, shrink, stored_pixels
-from n2n_pipeline.pairs import read_filled
 from n2n_pipeline.pictures import Panel, contact_sheet, contrast_limits, draw_panels, encode_png, time_stamp
 from n2n_pipeline.progress import progress
+from n2n_pipeline.shifted import read_filled
 from n2n_pipeline.store import MovieStore, open_store
 
 SHEET_FRAMES = 16

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.config import Frame
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.filling import FILL_REACH, fill_unseen
 from n2n_pipeline.geometry import Range, Tile
 from n2n_pipeline.inference.forward import gather
-from n2n_pipeline.pairs import FILL_REACH, fill_unseen, read_pairs
 from n2n_pipeline.store import MovieStore
 
 Floats = npt.NDArray[np.float32]

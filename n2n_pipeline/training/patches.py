@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.config import Split
-from n2n_pipeline.pairs import FILL_REACH, fill_unseen, split_window
+from n2n_pipeline.filling import FILL_REACH, fill_unseen
+from n2n_pipeline.halving import split_window
 from n2n_pipeline.training.pool import Pool, Slot
 
 Floats = npt.NDArray[np.float32]

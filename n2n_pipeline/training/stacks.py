@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.pairs import ShiftedFrames, whole_shifts
+from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
 from n2n_pipeline.sources import open_movie
 
 Floats = npt.NDArray[np.float32]

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.halving import split_window
 from n2n_pipeline.metrics.bootstrap import Interval, bootstrap
 from n2n_pipeline.metrics.unsupervised import Copies, unsupervised_error
-from n2n_pipeline.pairs import split_window
 from n2n_pipeline.training.patches import Batch, Block, Recipe, average_halves
 from n2n_pipeline.training.pool import VALIDATION, Slot
 from n2n_pipeline.training.stacks import Frames, Region, group_size

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.checkpoint import save_model
 from n2n_pipeline.config import DenoiseConfig, TileConfig
 from n2n_pipeline.corrections import CorrectedMovie
@@ -16,7 +17,6 @@ from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.layout import round_mantissa
-from n2n_pipeline.pairs import read_pairs
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import References, Shifts, open_store, write_movie, write_shifts
 

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import Range, Span, Tile, mirrored
 from n2n_pipeline.inference.inputs import Inputs, keep_chunks
-from n2n_pipeline.pairs import read_pairs
 from n2n_pipeline.store import write_movie
 
 SHAPE = (9, 40, 30)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.config import Frame
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.evaluation.report.gather import Run
-from n2n_pipeline.pairs import read_filled, read_pairs
+from n2n_pipeline.shifted import read_filled
 from n2n_pipeline.sources.movie import MovieSource
 from n2n_pipeline.store import MovieStore
 

@@ -1,0 +1,221 @@
+"""Even and odd averages of the windows of some output frames, read from raw counts.
+
+Each frame of a window is in exactly one half. Drift is undone by whole pixels, frame by frame, so that no
+interpolation correlates the noise; where drift leaves a pixel with fewer frames, it is averaged over fewer, and
+the count says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from n2n_pipeline.config import Frame, Split
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.filling import FILL_REACH, fill_from_neighbours
+from n2n_pipeline.halving import (
+    Finish,
+    Halves,
+    finish_sums,
+    slide_halves,
+    split_window,
+    sum_members,
+    window_frames,
+)
+from n2n_pipeline.shifted import overlap, stable_origin, whole_shifts
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class Pair(NamedTuple):
+    """Two averages of disjoint frames of the same windows."""
+
+    even: Floats
+    """``(n, y, x)`` in the movie's units."""
+    odd: Floats
+    even_count: Floats
+    """``(n, y, x)`` frames that contributed; 0 where the value was filled in from its neighbours."""
+    odd_count: Floats
+
+
+def read_pairs(
+    movie: CorrectedMovie,
+    frames: range,
+    region: tuple[slice, slice],
+    window: int,
+    split: Split = "balanced",
+    frame_of_reference: Frame = "camera",
+) -> Pair:
+    """Average the two halves of the windows of some consecutive output frames.
+
+    Parameters
+    ----------
+    movie : CorrectedMovie
+        The movie; its shifts, if any, are undone.
+    frames : range
+        Output frames, one after another or every so many.
+    region : tuple of slice
+        Rows and columns within the image: of each output frame's own position (``camera``) or of the stable
+        frame of reference (``stable``).
+    window : int
+        Frames per window, both halves together.
+    split : str
+        How a window is halved, see `split_window`.
+    frame_of_reference : str
+        ``camera`` or ``stable``.
+
+    Returns
+    -------
+    Pair
+        ``(len(frames), y, x)`` each.
+    """
+    n_frames, *sides = movie.store.info.shape
+    shifts = whole_shifts(movie)
+    wanted = [range(*part.indices(size)[:2]) for part, size in zip(region, sides, strict=True)]
+    # Whole counts without defects or drift leave nothing to fill, and no need to decode the chunks next door.
+    is_whole = movie.store.references.defects is None and movie.store.array.dtype.kind in "iu" and not shifts.any()
+    grown = wanted if is_whole else [_grown(part, size) for part, size in zip(wanted, sides, strict=True)]
+    windows = _Windows.plan(n_frames, frames, window)
+    anchors = shifts[list(frames)] if frame_of_reference == "camera" else stable_origin(shifts)[None]
+    anchors = np.broadcast_to(anchors, (len(frames), 2))
+    canvas = [
+        range(part.start - int(anchors[:, axis].max()), part.stop - int(anchors[:, axis].min()))
+        for axis, part in enumerate(grown)
+    ]
+    averages = _average_canvas(movie, windows, canvas, shifts, split)
+    crops = [
+        tuple(
+            slice(part.start - move - whole.start, part.stop - move - whole.start)
+            for part, move, whole in zip(grown, anchor, canvas, strict=True)
+        )
+        for anchor in anchors.tolist()
+    ]
+    inner = (
+        slice(None),
+        *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)),
+    )
+    halves = [_take_half(averages, half, windows.numbers, crops, movie) for half in (0, 1)]
+    return Pair(*(value[inner] for value, _ in halves), *(count[inner] for _, count in halves))
+
+
+def _take_half(
+    averages: Pair, half: int, numbers: list[int], crops: list[tuple[slice, ...]], movie: CorrectedMovie
+) -> tuple[Floats, Floats]:
+    """Cut each output frame's average and count out of those of the consecutive windows, and fill the unseen."""
+    value = _take(averages[half], numbers, crops)
+    count = _take(averages[2 + half], numbers, crops)
+    if averages[2 + half].all():
+        return value, count
+    filled = [fill_from_neighbours(v, c, movie.typical_value) for v, c in zip(value, count, strict=True)]
+    return np.stack(filled), count
+
+
+def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> Floats:
+    """Return ``(n, y, x)``, without copying where all frames are cut alike."""
+    if crops.count(crops[0]) < len(crops):
+        return np.stack([stack[which % len(stack)][crop] for which, crop in zip(numbers, crops, strict=True)])
+    cut = stack[:, *crops[0]]
+    if len(stack) == 1:
+        return np.broadcast_to(cut, (len(numbers), *cut.shape[1:]))
+    is_run = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return cut[numbers[0] : numbers[0] + len(numbers)] if is_run else cut[numbers]
+
+
+class _Windows(NamedTuple):
+    """The windows of a block of output frames: consecutive ones, each computed once."""
+
+    needed: range
+    """Frames that any of them holds."""
+    size: int
+    numbers: list[int]
+    """Which of the consecutive windows belongs to each output frame."""
+
+    @classmethod
+    def plan(cls, n_frames: int, frames: range, window: int) -> _Windows:
+        starts = [window_frames(n_frames, t, window).start for t in frames]
+        size = min(window, n_frames)
+        return cls(range(starts[0], starts[-1] + size), size, [start - starts[0] for start in starts])
+
+
+def _average_canvas(
+    movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints, split: Split
+) -> Pair:
+    """Average the halves of all windows on a rectangle of frame-0 coordinates.
+
+    Returns
+    -------
+    Pair
+        ``(window, y, x)`` averages, and their counts, of which there is one where all windows have the same.
+    """
+    moves = shifts[windows.needed.start : windows.needed.stop]
+    extent = (len(canvas[0]), len(canvas[1]))
+    place = [
+        range(part.start + move, part.stop + move) for part, move in zip(canvas, moves[0].tolist(), strict=True)
+    ]
+    sides = movie.store.info.shape[1:]
+    is_inside = all(part.start >= 0 and part.stop <= size for part, size in zip(place, sides, strict=True))
+    if is_inside and (moves == moves[0]).all():
+        still = _average_still(movie, windows, place, split)
+        if still is not None:
+            return still
+    values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, windows.needed, canvas, moves))
+    counts = _halve(seen, windows, split, np.dtype(np.float32))
+    totals = _halve(values, windows, split, np.dtype(np.float64))
+    averages = (total / np.maximum(count, 1) for total, count in zip(totals, counts, strict=True))
+    return Pair(*(part.astype(np.float32, copy=False).reshape(-1, *extent) for part in (*averages, *counts)))
+
+
+def _average_still(movie: CorrectedMovie, windows: _Windows, place: list[range], split: Split) -> Pair | None:
+    """Average frames that do not move against each other: raw counts are summed, and the sums corrected."""
+    raw = movie.read_raw(
+        slice(windows.needed.start, windows.needed.stop), *(slice(p.start, p.stop) for p in place)
+    )
+    if raw is None:
+        return None
+    n_even = int(split_window(windows.size, split).sum())
+    dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
+    finish = Finish(n_even, windows.size - n_even, dark, gain)
+    halves = _halve(raw.counts.reshape(len(raw.counts), -1), windows, split, np.dtype(np.float32), finish)
+    counts = (np.float32(n) * raw.valid[None] for n in (finish.even_count, finish.odd_count))
+    return Pair(*(half.reshape(-1, *raw.valid.shape) for half in halves), *counts)
+
+
+def _halve(
+    frames: Array, windows: _Windows, split: Split, dtype: np.dtype[Any], finish: Finish | None = None
+) -> Halves:
+    """Sum the halves of ``(t, p)`` frames' windows, by the fast rule where the split follows one."""
+    if split in ("balanced", "interleaved"):
+        return slide_halves(frames, windows.size, split == "balanced", dtype, finish)
+    starts = range(len(frames) - windows.size + 1)
+    members = np.zeros((2, len(starts), len(frames)), bool)
+    for start in starts:
+        is_even = split_window(windows.size, split, (windows.needed.start + start,))
+        members[:, start, start : start + windows.size] = is_even, ~is_even
+    return finish_sums(Halves(*(sum_members(frames, half) for half in members)), dtype, finish)
+
+
+def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], moves: Ints) -> tuple[Array, Array]:
+    """Lay corrected frames on a rectangle of frame-0 coordinates; 0, and not seen, where they do not reach."""
+    low, high = moves.min(axis=0).tolist(), moves.max(axis=0).tolist()
+    read = tuple(
+        slice(min(max(part.start + first, 0), size), max(min(part.stop + last, size), 0))
+        for part, first, last, size in zip(canvas, low, high, movie.store.info.shape[1:], strict=True)
+    )
+    values, valid = movie.read(slice(needed.start, needed.stop), *read)
+    placed = np.zeros((len(needed), len(canvas[0]), len(canvas[1])), np.float32)
+    seen = np.zeros(placed.shape, np.uint8)
+    whole = tuple(slice(part.start, part.stop) for part in canvas)
+    for index, move in enumerate(moves):
+        target, source = overlap(whole, read, move)
+        placed[index][target] = values[index][source]
+        seen[index][target] = valid[index % len(valid)][source]
+    return placed, seen
+
+
+def _grown(part: range, size: int) -> range:
+    """Grow a range by what filling needs, so that a tile's filled pixels do not depend on the tile."""
+    return range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))
