@@ -70,7 +70,7 @@ def start_pipeline(folder: Path, config: RunConfig) -> Callable[[int], object]:
     plan = make_plan(movies, config, memory)
     device = choose_device(config.device)
     network = UNet(plan.network).to(device).to(memory_format=torch.channels_last)
-    pool = Pool(movies.frames, plan.window, plan.seed, memory)
+    pool = Pool(movies.frames, plan.windows, plan.seed, memory)
     task = Task(
         config.train,
         describe_model(plan, movies, config, 0),

@@ -57,7 +57,9 @@ class ModelCard(Settings):
     scale: float = Field(gt=0)
     """Robust standard deviation of their half-window averages, in the same units."""
     window: Positive
-    """Frames per sample in training; each half had half of them."""
+    """Frames that an output frame is made from; each half holds half of them."""
+    windows: tuple[Positive, ...] = ()
+    """Those that training samples were drawn from, where there were several."""
     split: Split = "random"
     steps: int = 0
     """Optimiser updates it was trained for."""
@@ -138,7 +140,7 @@ def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
     """
     channels = [(values - card.mean) / card.scale]
     if card.network.in_channels == 2:
-        channels.append(counts * (2 / card.window))
+        channels.append(counts * (2 / max(card.windows, default=card.window)))
     return torch.stack(channels, dim=1)
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Positive = Annotated[int, Field(ge=1)]
 Split = Literal["balanced", "interleaved", "adjacent", "random"]
 Frame = Literal["camera", "stable"]
-Window = Literal["auto"] | Positive
+Window = Literal["auto"] | Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
 Passes = Literal["off", "halves", "flips", "all"]
 Loss = Literal["l2", "l1", "huber", "l0"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -113,7 +113,11 @@ class TrainConfig(Settings):
     ema_decay: float = Field(default=0.98, ge=0, lt=1)
     """Weights are averaged over steps with this memory; 0 turns it off."""
     window: Window = "auto"
-    """Frames per sample: as the sweep found, or a number."""
+    """Frames per sample: as the sweep found, or a number. Of several, ``4,8,16``, each sample draws one, and the
+    network then says itself, on frames kept from it, which of them it does best with."""
+    held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
+    ``auto``: every eighth, up to 24, where several windows are given; else none."""
     split: Split = "random"
     """How a window is halved: a fresh random half per sample, or a fixed rule."""
     validate_every: Positive = 100
@@ -130,6 +134,14 @@ class TrainConfig(Settings):
     """``bfloat16`` where the device computes faster in it, else ``float32``."""
     tensorboard: bool = False
     """Write losses for TensorBoard too; needs the extra ``tensorboard``."""
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _several_windows(cls, value: object) -> object:
+        parts = value.split(",") if isinstance(value, str) else []
+        return (
+            tuple(map(int, parts)) if len(parts) > 1 and all(part.strip().isdigit() for part in parts) else value
+        )
 
 
 class TileConfig(Settings):
@@ -168,6 +180,8 @@ class DenoiseConfig(Settings):
     """First frame and the one after the last, for a quick look."""
     region: tuple[int, int, int, int] | None = None
     """``y0, y1, x0, x1`` in pixels, for a quick look."""
+    window: Annotated[int, Field(ge=2)] | None = None
+    """Frames averaged for each output frame, both halves together; by default as the model was trained."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory that may be used, in GB; by default up to half of what is free."""
 

@@ -17,6 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 
+def spread_evenly(size: int, count: int) -> list[int]:
+    """Pick so many of ``size`` things, each in the middle of its share of them.
+
+    Examples
+    --------
+    >>> spread_evenly(48, 6), spread_evenly(5, 2), spread_evenly(2, 8), spread_evenly(5, 0)
+    ([4, 12, 20, 28, 36, 44], [1, 3], [0, 1], [])
+    """
+    shares = min(count, size)
+    return [(2 * i + 1) * size // (2 * shares) for i in range(shares)]
+
+
 class Range(NamedTuple):
     """Pixels ``start`` to ``stop - 1`` along one axis."""
 

@@ -98,6 +98,11 @@ def store_digest(store: Path) -> str | None:
     return None if manifest is None else manifest["digest"]
 
 
+def content_digest(store: Path) -> str:
+    """Return `store_digest`, or, of a store made elsewhere, which has none, that of its metadata."""
+    return store_digest(store) or digest_file(next(iter(sorted(store.glob("*.json"))), store / ".zgroup"))
+
+
 def check_ours(store: Path) -> None:
     """Refuse a path that has no records to be judged by.
 

@@ -242,12 +242,16 @@ def _describe_window(result: dict[str, Any], asked: Window) -> str:
     as_good = [str(window) for window in result["as_good"] if window != result["window"]]
     text = f"{result['window']} frames predict held-out frames best"
     text += f" ({' and '.join(as_good)} as well within the interval)" if as_good else ""
-    return text if asked == "auto" else f"{text}; {asked} are used, as asked for"
+    return text if asked == "auto" else f"{text}; {_list(asked)} are used, as asked for"
+
+
+def _list(window: Window) -> str:
+    return " and ".join(map(str, window)) if isinstance(window, tuple) else str(window)
 
 
 def _describe_training(used: RunConfig) -> str:
     shape = f"U-Net of width {used.network.width} and depth {used.network.depth}, " if used.network else ""
-    return f"{shape}{used.train.steps} steps on {used.device}, windows of {used.train.window} frames"
+    return f"{shape}{used.train.steps} steps on {used.device}, windows of {_list(used.train.window)} frames"
 
 
 class Demonstration(NamedTuple):

@@ -245,6 +245,7 @@ def _wish(message: str) -> str:
         message.split(", unable")[0]
         .replace("Input should be", "must be")
         .replace("a valid integer", "a whole number")
+        .replace("a valid tuple", "several")
         .replace("a valid boolean", "true or false")
         .replace("a valid ", "a ")
         .removesuffix(", got a number with a fractional part")

@@ -13,6 +13,7 @@ be scored in its place: half of the frames, and the other half, denoised and ave
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +22,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from n2n_pipeline.checkpoint import load_model
+from n2n_pipeline.checkpoint import Denoiser, load_model
 from n2n_pipeline.config import SweepConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.filling import fill_unseen
+from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.halving import window_frames
+from n2n_pipeline.manifest import content_digest
 from n2n_pipeline.progress import progress
 from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
 from n2n_pipeline.store import open_store
@@ -40,6 +43,7 @@ REGION_PX = 512  # side of the regions that a large image is scored on
 READ_FRAMES = 64  # frames held at once
 RESAMPLES = 500
 
+_log = logging.getLogger(__name__)
 
 Estimator = Callable[[Floats, Ints], Floats]
 """Turns sums and counts of two halves, ``(2, y, x)``, into an estimate of the frame between them."""
@@ -57,7 +61,7 @@ class Risks(NamedTuple):
 def sweep_windows(
     path: Path, config: SweepConfig | None = None, output: Path | None = None, model: Path | None = None
 ) -> dict[str, Any]:
-    """Score averaging windows of a stored movie and name the best.
+    """Score averaging windows of a stored movie, name the best, and say whether the movie is fit for it.
 
     Parameters
     ----------
@@ -68,8 +72,7 @@ def sweep_windows(
     output : Path, optional
         A JSON file to write the result to.
     model : Path, optional
-        A network to score the windows with, instead of a filtered mean. It should not have been trained on the
-        frames that are held out; one trained over mixed windows compares them fairly.
+        A network to score the windows with, instead of a filtered mean; see `compare_windows`.
 
     Returns
     -------
@@ -85,24 +88,49 @@ def sweep_windows(
     InputError
         If the movie has fewer frames than the smallest window needs.
     """
-    config = config or SweepConfig()
+    denoiser = None if model is None else load_model(model)
+    result = compare_windows(path, config or SweepConfig(), denoiser)
+    movie = CorrectedMovie(open_store(path))
+    result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
+    if output is not None:
+        write_atomically(output, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None = None) -> dict[str, Any]:
+    """Score windows with a network or, without one, with a filtered mean.
+
+    A network is scored on the frames of this movie that it was not trained on, where it has such; one that was
+    trained over several windows compares them fairly, and by default on these.
+    """
     movie = CorrectedMovie(open_store(path))
     n_frames = movie.store.info.shape[0]
-    windows = config.windows or default_windows(n_frames)
+    windows = config.windows or (denoiser.card.windows if denoiser else ()) or default_windows(n_frames)
     if n_frames < 2:
         raise InputError(path, f"{n_frames} frame; pairs need at least 2")
     if min(windows) > n_frames:
         raise InputError(path, f"{n_frames} frames, window needs {min(windows)}")
     windows = tuple(sorted({window for window in windows if window <= n_frames}))
-    estimators = (
-        [_filter_mean(movie, sigma) for sigma in FILTERS_PX] if model is None else [_denoise(movie, model)]
+    frames = spread_evenly(n_frames, config.sample_frames)
+    if denoiser is None:
+        estimators = [_filter_mean(movie, sigma) for sigma in FILTERS_PX]
+    else:
+        estimators, frames = [_denoise(movie, denoiser)], _unseen_frames(path, denoiser, frames)
+    return choose_window(
+        measure_risks(movie, windows, frames, estimators), windows, (None,) if denoiser else FILTERS_PX
     )
-    risks = measure_risks(movie, windows, config.sample_frames, estimators)
-    result = choose_window(risks, windows, FILTERS_PX if model is None else (None,))
-    result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
-    if output is not None:
-        write_atomically(output, json.dumps(result, indent=1) + "\n")
-    return result
+
+
+def _unseen_frames(path: Path, denoiser: Denoiser, frames: list[int]) -> list[int]:
+    """Return frames that a network was not trained on; of a movie that it never saw, those given."""
+    held_out = denoiser.card.provenance.get("held_out_frames", {}).get(content_digest(path))
+    if held_out == []:
+        _log.warning(
+            "%s: the model was trained on the frames it is scored on, which favours short windows; "
+            "train with --window 4,8,16 or train.held_out_frames",
+            path,
+        )
+    return held_out or frames
 
 
 def default_windows(n_frames: int) -> tuple[int, ...]:
@@ -147,7 +175,7 @@ def choose_window(
 
 
 def measure_risks(
-    movie: CorrectedMovie, windows: tuple[int, ...], sample_frames: int, estimators: Sequence[Estimator]
+    movie: CorrectedMovie, windows: tuple[int, ...], frames: Sequence[int], estimators: Sequence[Estimator]
 ) -> Risks:
     """Predict held-out frames from windows around them.
 
@@ -157,16 +185,14 @@ def measure_risks(
         The movie.
     windows : tuple of int
         Ascending frames per window, the held-out frame not counted.
-    sample_frames : int
-        How many frames are held out, evenly spread over the movie.
+    frames : sequence of int
+        Those that are held out.
     estimators : sequence of Estimator
         What predicts a frame from a window.
     """
-    n_frames = movie.store.info.shape[0]
-    held_out = np.unique(np.linspace(0, n_frames - 1, min(sample_frames, n_frames)).round().astype(int))
     risks, signals = [], []
-    with progress("sweep", len(held_out), "frames") as advance:
-        for t in held_out.tolist():
+    with progress("sweep", len(frames), "frames") as advance:
+        for t in frames:
             regions = [_score_frame(movie, t, windows, region, estimators) for region in _regions(movie)]
             risks.append(np.mean([risk for risk, _ in regions], axis=0))
             signals.append(np.mean([signal for _, signal in regions]))
@@ -222,9 +248,8 @@ def _filter_mean(movie: CorrectedMovie, sigma: float) -> Estimator:
     return estimate
 
 
-def _denoise(movie: CorrectedMovie, model: Path) -> Estimator:
+def _denoise(movie: CorrectedMovie, denoiser: Denoiser) -> Estimator:
     """Denoise each half with a network and average them."""
-    denoiser = load_model(model)
 
     def estimate(total: Floats, count: Ints) -> Floats:
         halves = [fill_unseen(*half, movie.typical_value) for half in zip(total, count, strict=True)]

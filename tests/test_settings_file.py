@@ -51,7 +51,10 @@ def test_wrong_settings_are_refused_by_line_and_name(tmp_path, text, line):
 
 def test_a_value_that_no_branch_of_a_union_takes_lists_all_of_them(tmp_path):
     line = refusal(tmp_path, "train:\n  window: wide\n")
-    assert line == "config.yaml:2: train.window must be 'auto' or must be a whole number, got 'wide'"
+    assert (
+        line
+        == "config.yaml:2: train.window must be 'auto' or must be a whole number or must be several, got 'wide'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,3 +110,10 @@ def test_every_example_file_is_complete_valid_and_says_what_the_models_say(name)
     file = ROOT / "configs" / f"{name}.yaml"
     assert read_settings(type(example.settings), file) == example.settings
     assert file.read_text("utf-8") == script["write_example"](example), "run scripts/write_configs.py"
+
+
+@pytest.mark.parametrize(
+    ("told", "window"), [("auto", "auto"), ("8", 8), ("4,8,16", (4, 8, 16)), ("[4, 8]", (4, 8))]
+)
+def test_a_window_is_one_or_several_or_left_to_the_sweep(told, window):
+    assert load_settings(assignments=[f"train.window={told}"]).train.window == window

@@ -56,7 +56,9 @@ _settings = _stack(
     click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="One setting; may be given again."),
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
-window = setting("--window", "train.window", "Frames averaged as one sample, or auto.", metavar="W|auto")
+window = setting(
+    "--window", "train.window", "Frames averaged as one sample; auto; or several.", metavar="W|auto|W,W,…"
+)
 steps = setting("--steps", "train.steps", "Length of the training.", metavar="N")
 device = setting(
     "--device", "device", "Where the network runs.", type=click.Choice(["auto", "cpu", "cuda", "mps"])

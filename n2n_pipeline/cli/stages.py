@@ -153,6 +153,7 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 )
 @options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=words.ranges(1), metavar="A:B")
 @options.setting("--region", "denoise.region", "A part only.", type=words.ranges(2), metavar="Y0:Y1,X0:X1")
+@options.setting("--window", "denoise.window", "Frames averaged; default: as trained.", metavar="W")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
 @options.setting(
     "--memory",

@@ -125,14 +125,15 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
     # The next window shows most frames again; of a single frame only what tiles share is read twice.
     kept_bytes = budget // 4 if movie.info.shape[0] > 1 else min(budget // 4, SHARED_BYTES)
     kept = CorrectedMovie(keep_chunks(movie, kept_bytes))
-    inputs = Inputs(kept, card.window, config.frame_of_reference, card.mean)
+    window = config.window or card.window
+    inputs = Inputs(kept, window, config.frame_of_reference, card.mean)
     settled = {
         "kind": "denoised",
         "movie_digest": _movie_digest(movie),
         "weights_sha256": weights_digest(order.model),
-        "window": card.window,
+        "window": window,
         "frame_of_reference": config.frame_of_reference,
-        "settings": config.model_dump(mode="json", exclude={"memory_gb"}),
+        "settings": config.model_dump(mode="json", exclude={"memory_gb", "window"}),
     }
     part = _resolve_part(movie, config)
     shape = (part[0].size, part[1].size, part[2].size)

@@ -51,8 +51,8 @@ class Recipe(NamedTuple):
     """How patches are drawn."""
 
     seed: int
-    window: int
-    """Frames per sample, both halves together."""
+    windows: tuple[int, ...]
+    """Frames per sample, both halves together; each sample draws one of them."""
     split: Split
     patch_px: int
 
@@ -82,21 +82,24 @@ class PatchSampler:
     def _draw(self, key: tuple[int, int, int]) -> Batch:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         slot = self._pool.choose(key[1], rng)
-        groups = self._draw_window(slot, rng)
+        windows = self._recipe.windows
+        window = windows[int(rng.integers(len(windows)))] if len(windows) > 1 else windows[0]
+        groups = _draw_groups(slot, window, rng)
         halves = split_groups(len(groups), self._recipe.split, rng)
         side = self._recipe.patch_px
         y, x = (_draw_place(part, side, rng) for part in slot.region[1:])
         pair = average_halves(slot, groups, halves, (range(y, y + side), range(x, x + side)))
-        weight = pair.weight / (self._recipe.window / 2)
+        weight = pair.weight / (window / 2)
         for block in self._held_out[slot.movie]:
             rows = slice(max(block.y - y, 0), max(block.y + block.side - y, 0))
             weight[rows, max(block.x - x, 0) : max(block.x + block.side - x, 0)] = 0
         return turn(pair._replace(weight=weight), int(rng.integers(8)))
 
-    def _draw_window(self, slot: Slot, rng: np.random.Generator) -> range:
-        n_groups = min(max(self._recipe.window // slot.group_size, 2), len(slot.stack.sums))
-        first = int(rng.integers(len(slot.stack.sums) - n_groups + 1))
-        return range(first, first + n_groups)
+
+def _draw_groups(slot: Slot, window: int, rng: np.random.Generator) -> range:
+    n_groups = min(max(window // slot.group_size, 2), len(slot.stack.sums))
+    first = int(rng.integers(len(slot.stack.sums) - n_groups + 1))
+    return range(first, first + n_groups)
 
 
 def _draw_place(whole: range, side: int, rng: np.random.Generator) -> int:

@@ -16,12 +16,13 @@ import torch
 
 from n2n_pipeline import __version__
 from n2n_pipeline.checkpoint import ModelCard, Normalisation, load_model, weights_digest
-from n2n_pipeline.config import NetworkConfig, Precision, RunConfig, Settings, Split
+from n2n_pipeline.config import NetworkConfig, Precision, RunConfig, Settings, Split, SweepConfig, TrainConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
-from n2n_pipeline.manifest import SHIFTS, store_digest
+from n2n_pipeline.geometry import spread_evenly
+from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
@@ -30,6 +31,7 @@ from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
 
 NORMALISATION_PATCHES = 64
+HELD_OUT_EVERY = 8  # frames, one of which is kept from training
 MEDIAN_NEEDS = 0.7  # counts per half-window below which the median of a Poisson variable is 0
 MODE_NEEDS = 1.0
 
@@ -44,20 +46,22 @@ class Movies(NamedTuple):
     """One for each store or folder that was named."""
     first_store: Path | None
     """The store with most frames, on which windows are compared; None for folders of pairs."""
+    held_out: dict[str, list[int]]
+    """Frames that are not trained on, by the digest of the store's counts."""
 
 
 class TrainingPlan(Settings):
     """A run's resolved settings."""
 
     network: NetworkConfig
-    window: int
+    windows: tuple[int, ...]
     split: Split
     seed: int
     patch_px: int
     mean: float
     scale: float
     held_out: tuple[tuple[Block, ...], ...]
-    """For each movie."""
+    """Squares, for each movie."""
     device: str
     precision: Precision
     threads: int
@@ -65,18 +69,26 @@ class TrainingPlan(Settings):
     @property
     def recipe(self) -> Recipe:
         """How patches are drawn."""
-        return Recipe(self.seed, self.window, self.split, self.patch_px)
+        return Recipe(self.seed, self.windows, self.split, self.patch_px)
 
 
-def open_movies(paths: Sequence[Path]) -> Movies:
+def open_movies(paths: Sequence[Path], config: TrainConfig | None = None) -> Movies:
     """Open stores, and folders with ``even`` and ``odd`` in them, for training.
+
+    Parameters
+    ----------
+    paths : sequence of pathlib.Path
+        Stores and folders.
+    config : TrainConfig, optional
+        Says how many frames of each store are held out.
 
     Raises
     ------
     InputError
         If a store has fewer than two frames, or a folder's images do not pair.
     """
-    movies = Movies([], [], None)
+    config = config or TrainConfig()
+    movies = Movies([], [], None, {})
     longest = 0
     for path in paths:
         if (path / "even").is_dir() and (path / "odd").is_dir():
@@ -89,7 +101,9 @@ def open_movies(paths: Sequence[Path]) -> Movies:
         n_frames = store.info.shape[0]
         if n_frames < 2:
             raise InputError(path, f"{n_frames} frame; pairs need at least 2")
-        movies.frames.append(MovieFrames(CorrectedMovie(store)))
+        held_out = plan_held_out_frames(n_frames, config)
+        movies.held_out[content_digest(path)] = held_out
+        movies.frames.append(MovieFrames(CorrectedMovie(store), held_out))
         movies.digests.append(_digest_store(path))
         if n_frames > longest:
             longest, movies = n_frames, movies._replace(first_store=path)
@@ -106,13 +120,13 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
     """
     device = choose_device(config.device)
     network = choose_network(config, device.type)
-    window = _choose_window(movies, config)
+    windows = _choose_windows(movies, config)
     held_out = tuple(
         plan_held_out(movie.shape, (config.seed, HELD_OUT, index)) for index, movie in enumerate(movies.frames)
     )
     plan = TrainingPlan(
         network=network,
-        window=window,
+        windows=windows,
         split=config.train.split,
         seed=config.seed,
         patch_px=_fit_patch(movies.frames, config.train.patch_px, stride(network)),
@@ -124,7 +138,7 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         threads=set_threads(config.threads),
     )
     mean, scale = measure_normalisation(movies, plan, pool_bytes)
-    _warn_of_low_counts(config, mean * window / 2)
+    _warn_of_low_counts(config, mean * min(windows) / 2)
     return plan.model_copy(update={"mean": mean, "scale": scale})
 
 
@@ -146,7 +160,7 @@ def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -
     The spread is half the range that holds the central 68 %, or the standard deviation where most values are
     equal, as in movies of very few counts.
     """
-    pool = Pool(movies.frames, plan.window, plan.seed, pool_bytes)
+    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
     try:
         sampler = PatchSampler(pool, plan.recipe, plan.held_out)
         batch = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
@@ -169,36 +183,54 @@ def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps:
         "seed": config.seed,
         "settings": settings,
         "held_out": [[list(block) for block in blocks] for blocks in plan.held_out],
+        "held_out_frames": movies.held_out,
         "init": weights_digest(config.train.init) if config.train.init else None,
     }
     return ModelCard(
         network=plan.network,
         mean=plan.mean,
         scale=plan.scale,
-        window=plan.window,
+        window=max(plan.windows),
+        windows=plan.windows if len(plan.windows) > 1 else (),
         split=plan.split,
         steps=steps,
         provenance=provenance,
     )
 
 
-def _choose_window(movies: Movies, config: RunConfig) -> int:
+def plan_held_out_frames(n_frames: int, config: TrainConfig) -> list[int]:
+    """Choose the frames of a movie that are not trained on.
+
+    Examples
+    --------
+    >>> plan_held_out_frames(32, TrainConfig(window=(4, 8))), plan_held_out_frames(32, TrainConfig(window=4))
+    ([4, 12, 20, 28], [])
+    """
+    several = isinstance(config.window, tuple) and len(config.window) > 1
+    automatic = min(n_frames // HELD_OUT_EVERY, SweepConfig().sample_frames) if several else 0
+    wanted = config.held_out_frames
+    return spread_evenly(n_frames, min(automatic if wanted == "auto" else wanted, n_frames - 2))
+
+
+def _choose_windows(movies: Movies, config: RunConfig) -> tuple[int, ...]:
     wanted = config.train.window
     if any(isinstance(movie, ImagePair) for movie in movies.frames):
         if movies.first_store is not None or wanted not in ("auto", 2):
             raise InputError(
                 "train", "pairs of images are windows of 2", "train on them alone, with --window auto"
             )
-        return 2
+        return (2,)
     if wanted == "auto":
         if movies.first_store is None:
             raise ValueError("no movies to compare windows on")
         wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
+    windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
     shortest = min(movie.n_frames for movie in movies.frames)
-    if shortest < wanted or wanted < 2:
-        needs = f"window needs {wanted}" if wanted >= 2 else "a window of 1 has no halves"
+    held_out = max(map(len, movies.held_out.values()), default=0)
+    if shortest + held_out < windows[-1] or windows[0] < 2:
+        needs = f"window needs {windows[-1]}" if windows[0] >= 2 else "a window of 1 has no halves"
         raise InputError("train", f"{shortest} frames, {needs}", "choose another --window")
-    return wanted
+    return windows
 
 
 def _choose_precision(wanted: Precision, device: torch.device) -> Precision:
@@ -239,5 +271,4 @@ def _warn_of_low_counts(config: RunConfig, counts: float) -> None:
 def _digest_store(path: Path) -> str:
     """Return the digest of what training reads of a store: counts, references and shifts."""
     shifts = path / SHIFTS
-    content = store_digest(path) or digest_file(next(iter(sorted(path.glob("*.json"))), path / ".zgroup"))
-    return digest_json([content, digest_file(shifts) if shifts.exists() else None])
+    return digest_json([content_digest(path), digest_file(shifts) if shifts.exists() else None])

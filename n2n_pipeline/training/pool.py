@@ -63,7 +63,7 @@ class Pool:
     ----------
     movies : sequence of Frames
         The movies; each is drawn from in proportion to its frames.
-    window : int
+    windows : sequence of int
         Frames per sample.
     seed : int
         Start of the random choice of regions.
@@ -71,9 +71,9 @@ class Pool:
         How much may be held; movies that fit together are held whole.
     """
 
-    def __init__(self, movies: Sequence[Frames], window: int, seed: int, memory_bytes: int) -> None:
-        self._movies, self._seed, self._window = movies, seed, window
-        self._group_size = group_size(window)
+    def __init__(self, movies: Sequence[Frames], windows: Sequence[int], seed: int, memory_bytes: int) -> None:
+        self._movies, self._seed, self._longest = movies, seed, max(windows)
+        self._group_size = group_size(min(windows))
         frames = np.array([movie.n_frames for movie in movies], np.float64)
         self._shares = frames / frames.sum()
         wholes = [whole_region(movie) for movie in movies]
@@ -135,7 +135,7 @@ class Pool:
 
     def _limit(self, whole: Region) -> Region:
         frames, rows, cols = whole
-        return Region(frames[: REGION_WINDOWS * self._window], rows[:REGION_PX], cols[:REGION_PX])
+        return Region(frames[: REGION_WINDOWS * self._longest], rows[:REGION_PX], cols[:REGION_PX])
 
 
 def _draw_part(whole: range, size: int, rng: np.random.Generator) -> range:

@@ -8,7 +8,7 @@ pixel that some frames lack is averaged over fewer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -70,11 +70,15 @@ class MovieFrames:
     ----------
     movie : CorrectedMovie
         Where the frames come from.
+    held_out : collection of int
+        Frames that are not there for training: those on either side of one are taken to be consecutive.
     """
 
-    def __init__(self, movie: CorrectedMovie) -> None:
+    def __init__(self, movie: CorrectedMovie, held_out: Collection[int] = ()) -> None:
         self._movie = movie
-        self.n_frames, *sides = movie.store.info.shape
+        n_frames, *sides = movie.store.info.shape
+        self._kept = [t for t in range(n_frames) if t not in held_out]
+        self.n_frames = len(self._kept)
         self.shape = (sides[0], sides[1])
         self._shifts = whole_shifts(movie)
 
@@ -91,11 +95,12 @@ class MovieFrames:
         groups_at_once = max(READ_FRAMES // group_size, 1)
         for first in range(0, len(stack.sums), groups_at_once):
             last = min(first + groups_at_once, len(stack.sums))
-            block = frames[first * group_size : last * group_size]
-            source = ShiftedFrames(self._movie, block, block, place, self._shifts, "stable")
+            block = self._kept[frames[first * group_size] : frames[last * group_size - 1] + 1]
+            span = range(block[0], block[-1] + 1)
+            source = ShiftedFrames(self._movie, span, span, place, self._shifts, "stable")
             for group in range(first, last):
-                members = frames[group * group_size : (group + 1) * group_size]
-                stack.sums[group], stack.counts[group] = source.sum_frames(block[0], members)
+                members = block[(group - first) * group_size : (group - first + 1) * group_size]
+                stack.sums[group], stack.counts[group] = source.sum_frames(span[0], members)
         return stack
 
 

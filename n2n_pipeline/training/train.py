@@ -9,14 +9,23 @@ from typing import Any
 
 import torch
 
-from n2n_pipeline.checkpoint import WEIGHTS, load_model, place_network, save_model, weights_digest
-from n2n_pipeline.config import RunConfig
-from n2n_pipeline.device import choose_device, set_threads, tune_allocator
+from n2n_pipeline.checkpoint import (
+    WEIGHTS,
+    Denoiser,
+    ModelCard,
+    load_model,
+    place_network,
+    save_model,
+    weights_digest,
+)
+from n2n_pipeline.config import RunConfig, SweepConfig
+from n2n_pipeline.device import autocast_dtype, choose_device, set_threads, tune_allocator
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.model import UNet, predict_mean
 from n2n_pipeline.records import Ledger, Unit
 from n2n_pipeline.settings_file import dump_settings
+from n2n_pipeline.sweep import compare_windows
 from n2n_pipeline.training.distributed import Ranks, join_ranks
 from n2n_pipeline.training.loop import Task, Trainer
 from n2n_pipeline.training.patches import PatchSampler
@@ -64,7 +73,7 @@ def train_model(
     """
     config = config or RunConfig()
     tune_allocator()
-    movies = open_movies(stores)
+    movies = open_movies(stores, config.train)
     with join_ranks(choose_device(config.device)) as ranks:
         if not ranks.leads:
             _follow(movies, output, config, ranks)
@@ -84,9 +93,24 @@ def _lead(movies: Movies, output: Path, config: RunConfig, ranks: Ranks, ledger:
     if not state.counters.best_losses:
         raise InputError(output, "training diverged; no weights were saved", "use a lower --set train.lr")
     copy_into(list(state.network.parameters()), state.best)
+    card = describe_model(plan, movies, config, state.counters.step)
     with ledger.writing(UNIT):
-        save_model(output, state.network, describe_model(plan, movies, config, state.counters.step))
+        save_model(output, state.network, _settle_window(movies, state.network, card, ranks.device))
     ledger.complete()
+
+
+def _settle_window(movies: Movies, network: UNet, card: ModelCard, device: torch.device) -> ModelCard:
+    """Let a network that was trained over several windows say which it does best with."""
+    if not card.windows or movies.first_store is None:
+        return card
+    denoiser = Denoiser(network.eval(), card, device, autocast_dtype(device))
+    found = compare_windows(movies.first_store, SweepConfig(), denoiser)
+    _log.info("window: %d frames predict held-out frames best", found["window"])
+    return card.model_copy(update={"window": found["window"]})
+
+
+def _as_told(windows: tuple[int, ...]) -> int | tuple[int, ...]:
+    return windows if len(windows) > 1 else windows[0]
 
 
 def _follow(movies: Movies, output: Path, config: RunConfig, ranks: Ranks) -> None:
@@ -102,7 +126,7 @@ def _resolve_plan(movies: Movies, output: Path, config: RunConfig) -> TrainingPl
         return _read_plan(output / PLAN)
     plan = make_plan(movies, config, _memory_bytes(config))
     (output / PLAN).parent.mkdir(exist_ok=True)
-    train = config.train.model_copy(update={"window": plan.window, "patch_px": plan.patch_px})
+    train = config.train.model_copy(update={"window": _as_told(plan.windows), "patch_px": plan.patch_px})
     resolved = config.model_copy(
         update={"network": plan.network, "train": train, "device": plan.device, "threads": plan.threads}
     )
@@ -123,7 +147,7 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         todo = f"use --device {plan.device} or --restart"
         raise InputError(output, f"was begun on {plan.device}, not {ranks.device}", todo, ExitCode.UNAVAILABLE)
     state = TrainingState(_start_network(plan, config, ranks.device))
-    pool = Pool(movies.frames, plan.window, plan.seed, _memory_bytes(config))
+    pool = Pool(movies.frames, plan.windows, plan.seed, _memory_bytes(config))
     task = Task(
         config.train,
         describe_model(plan, movies, config, 0),

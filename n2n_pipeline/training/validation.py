@@ -59,11 +59,19 @@ def read_validation(
     for number in range(SAMPLES):
         movie, block = squares[number * len(squares) // SAMPLES]
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((recipe.seed, VALIDATION, number))))
-        samples.append(_read_sample(movies[movie], block, recipe, rng))
+        window = recipe.windows[number % len(recipe.windows)]
+        samples.append(_read_sample(movies[movie], block, recipe._replace(windows=(window,)), rng))
     batch = Batch(*(np.stack(part) for part in zip(*(batch for batch, _ in samples), strict=True)))
-    thirds = [copies for _, copies in samples if copies is not None]
-    copies = Copies(*(np.stack(part) for part in zip(*thirds, strict=True))) if thirds else None
-    return ValidationSet(batch, copies)
+    return ValidationSet(batch, _stack_copies([copies for _, copies in samples], batch.values[0].shape))
+
+
+def _stack_copies(thirds: Sequence[Copies | None], shape: tuple[int, ...]) -> Copies | None:
+    """Put the copies of all samples together; NaN for those whose window is too short for any."""
+    if not any(thirds):
+        return None
+    blank = np.full(shape, np.nan)
+    filled = [copies or Copies(blank, blank, blank) for copies in thirds]
+    return Copies(*(np.stack(part) for part in zip(*filled, strict=True)))
 
 
 def score(validation: ValidationSet, denoised: Floats, scale: float) -> Scores:
@@ -104,8 +112,9 @@ def _umse(copies: Copies | None, denoised: Floats) -> Interval | None:
 def _read_sample(
     movie: Frames, block: Block, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Batch, Copies | None]:
-    size = group_size(recipe.window)
-    n_groups = max(recipe.window // size, 2)
+    window = recipe.windows[0]
+    size = group_size(window)
+    n_groups = min(max(window // size, 2), movie.n_frames // size)
     first = int(rng.integers(movie.n_frames // size - n_groups + 1)) * size
     place = (
         _around(block.y, block.side, recipe.patch_px, movie.shape[0]),
@@ -118,7 +127,7 @@ def _read_sample(
     inside = np.zeros(batch.weight.shape, bool)
     y, x = block.y - place[0].start, block.x - place[1].start
     inside[y : y + block.side, x : x + block.side] = True
-    weight = np.where(inside, batch.weight / (recipe.window / 2), 0).astype(np.float32)
+    weight = np.where(inside, batch.weight / (window / 2), 0).astype(np.float32)
     others = rng.permutation(np.flatnonzero(~halves))
     return batch._replace(weight=weight), _average_thirds(slot, others, inside)
 

@@ -46,8 +46,8 @@ class PlaceFrames(CodedFrames):
 
 
 def sampler(*movies, window=8, patch=8, held_out=None, memory=2**30, split="random", seed=0):
-    pool = Pool(movies, window, seed, memory)
-    return PatchSampler(pool, Recipe(seed, window, split, patch), held_out or [()] * len(movies))
+    pool = Pool(movies, (window,), seed, memory)
+    return PatchSampler(pool, Recipe(seed, (window,), split, patch), held_out or [()] * len(movies))
 
 
 def frames_in(average, count):
@@ -161,7 +161,7 @@ def test_a_movie_that_does_not_fit_is_sampled_from_regions_that_change_with_the_
 
 
 def test_one_region_is_replaced_at_a_time():
-    pool = Pool([PlaceFrames(n_frames=64, shape=(600, 600))], 8, 0, 6 * 32 * 512 * 512 * 6)
+    pool = Pool([PlaceFrames(n_frames=64, shape=(600, 600))], (8,), 0, 6 * 32 * 512 * 512 * 6)
     before, after = ({pool._key(slot, step) for slot in range(4)} for step in (24, 25))
     assert pool._n_slots == 4
     assert len(before & after) == 3
@@ -185,3 +185,16 @@ def test_turns_are_eight():
 
 def test_the_whole_of_a_movie_is_its_frames_rows_and_columns():
     assert whole_region(CodedFrames(5, (6, 7))) == (range(5), range(6), range(7))
+
+
+def test_of_several_windows_each_sample_draws_one_and_all_are_drawn():
+    movie = CodedFrames(n_frames=24)
+    pool = Pool([movie], (2, 4, 8), 0, 2**30)
+    batch = PatchSampler(pool, Recipe(0, (2, 4, 8), "balanced", 8), [()]).draw_batch(0, range(64))
+    held = batch.counts[:, 0, 0].astype(int)
+    assert set(held) == {1, 2, 4}
+    for value, count, target in zip(batch.values[:, 0, 0], held, batch.target[:, 0, 0], strict=True):
+        frames = frames_in(value, count) | frames_in(target, count)
+        assert len(frames) == 2 * count
+        assert max(frames) - min(frames) == 2 * count - 1
+    np.testing.assert_array_equal(batch.weight[:, 0, 0], 1)  # each window's own full half

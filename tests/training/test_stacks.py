@@ -61,6 +61,16 @@ def test_groups_are_sums_of_their_frames(moving_point):
     np.testing.assert_array_equal(grouped.counts, single.counts.reshape(2, 2, 20, 24).sum(axis=1))
 
 
+def test_frames_held_out_are_in_no_group_and_the_others_stay_in_their_place(moving_point):
+    whole = moving_point.read_stack(whole_region(moving_point), 1)
+    without = MovieFrames(moving_point._movie, held_out=[1])
+    stack = without.read_stack(whole_region(without), 1)
+    np.testing.assert_array_equal(stack.sums, whole.sums[[0, 2, 3]])
+    np.testing.assert_array_equal(stack.counts, whole.counts[[0, 2, 3]])
+    grouped = without.read_stack(Region(range(1, 3), *whole_region(without)[1:]), 2)
+    np.testing.assert_array_equal(grouped.sums[0], whole.sums[2] + whole.sums[3])
+
+
 def write_image(path, seed, shape=(40, 36)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).poisson(30, shape).astype(np.uint8)).save(path)

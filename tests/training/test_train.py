@@ -318,6 +318,23 @@ def test_without_a_window_the_sweep_chooses_one(movie, tmp_path):
     assert load_model(tmp_path / "model").card.window == sweep_windows(movie)["window"]
 
 
+def test_a_network_of_several_windows_is_trained_and_scored_on_different_frames(tmp_path):
+    simulated = simulate_movie((16, 48, 56), dose=2.0, seed=1)
+    simulated.counts[[4, 12]] = 60000  # a single one of these pixels would be seen in the mean
+    write_movie(tmp_path / "movie.zarr", simulated.counts, simulated.info)
+    train_model([tmp_path / "movie.zarr"], tmp_path / "model", told(window=(4, 8, 16), steps=4))
+    card = load_model(tmp_path / "model").card
+    assert 1.0 < card.mean < 2.5
+    assert card.provenance["held_out_frames"] == {records.store_digest(tmp_path / "movie.zarr"): [4, 12]}
+    assert card.windows == (4, 8, 16)
+    assert card.window == sweep_windows(tmp_path / "movie.zarr", model=tmp_path / "model")["window"]
+
+
+def test_scoring_a_network_on_frames_it_was_trained_on_is_warned_of(trained, movie, caplog):
+    sweep_windows(movie, model=trained)
+    assert "was trained on the frames it is scored on" in caplog.text
+
+
 def test_tensorboard_that_is_not_installed_is_named(movie, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="TensorBoard is not installed") as error:
