@@ -1,31 +1,20 @@
-"""Pictures and plots as PNG bytes, as microscopists read them: grey images, scale bars, frequencies in 1/Å.
-
-Images are drawn with Pillow pixel for pixel, plots with Matplotlib's Agg canvas; neither needs a screen, nor
-keeps any state between calls.
-"""
+"""Pictures as PNG bytes, as microscopists read them: grey images, drawn pixel for pixel, with scale bars."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 Values = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart with any colour vision: Okabe & Ito; Wong (2011), Nat. Methods 8, 441."""
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-"""One for each colour, so that a plot can be read without colour."""
 GAP_PX = 4
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
@@ -254,145 +243,3 @@ def before_after(before: Values, after: Values, pixel_size: float | None = None)
     """
     panels = Panel(before, contrast_limits(before), "raw"), Panel(after, contrast_limits(after), "denoised")
     return encode_png(draw_panels(panels, pixel_size))
-
-
-class Line(NamedTuple):
-    """One line of a plot."""
-
-    x: Values
-    y: Values
-    """Gaps where it is not a number."""
-    label: str
-    low: Values | None = None
-    """Lower end of a shaded interval."""
-    high: Values | None = None
-
-
-class Frame(NamedTuple):
-    """What is written around a plot."""
-
-    x_label: str
-    """With its unit."""
-    y_label: str
-    x_scale: Literal["linear", "log", "log2"] = "linear"
-    y_scale: Literal["linear", "log"] = "linear"
-    x_mark: float | None = None
-    """A vertical line here: the choice that was made."""
-    y_range: tuple[float, float] | None = None
-
-
-def _figure(frame: Frame, size: tuple[float, float] = (4.8, 3.0)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(frame.x_label)
-    axes.set_ylabel(frame.y_label)
-    if frame.x_scale == "log2":
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-    elif frame.x_scale == "log":
-        axes.set_xscale("log")
-    axes.set_yscale(frame.y_scale)
-    if frame.y_range:
-        axes.set_ylim(*frame.y_range)
-    if frame.x_mark is not None:
-        axes.axvline(frame.x_mark, color="0.6", linewidth=1, zorder=0)
-    axes.grid(visible=True, color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _encode(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    for number, line in enumerate(lines):
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        mark = "o" if len(line.x) <= 12 else None
-        axes.plot(line.x, line.y, color=colour, linestyle=dash, marker=mark, markersize=4, label=line.label)
-        if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
-    if len(lines) > 1 or (lines and lines[0].label):
-        axes.legend(frameon=False, fontsize="small")
-
-
-def line_plot(lines: Sequence[Line], frame: Frame) -> bytes:
-    """Plot lines with their intervals, as PNG.
-
-    Parameters
-    ----------
-    lines : sequence of Line
-        Each has a colour and a dash of its own; points are marked where there are few.
-    frame : Frame
-        Labels and scales.
-    """
-    figure, axes = _figure(frame)
-    _draw_lines(axes, lines)
-    return _encode(figure)
-
-
-def frequency_plot(lines: Sequence[Line], y_label: str, pixel_size: float | None) -> bytes:
-    """Plot against spatial frequency, with the length it stands for along the top, as PNG.
-
-    Parameters
-    ----------
-    lines : sequence of Line
-        ``x`` in 1/Å, or in cycles per pixel where the pixel size is not known.
-    y_label : str
-        What is plotted.
-    pixel_size : float or None
-        Å per pixel.
-    """
-    unit = "1/Å" if pixel_size else "cycles per pixel"
-    figure, axes = _figure(Frame(f"spatial frequency ({unit})", y_label, y_range=(-0.1, 1.1)))
-    _draw_lines(axes, lines)
-    axes.set_xlim(0, 0.5 / (pixel_size or 1.0))
-    above = axes.secondary_xaxis("top")
-    ticks = [tick for tick in axes.get_xticks() if 0 < tick <= axes.get_xlim()[1]]
-    above.set_xticks(ticks, [f"{1 / tick:.3g}" for tick in ticks])
-    above.set_xlabel("Å" if pixel_size else "pixels")
-    return _encode(figure)
-
-
-def path_plot(dy_dx: Values, label: str = "drift (px)") -> bytes:
-    """Plot a drift path as it lies in the image: x to the right, y downwards, time in colour; as PNG.
-
-    Parameters
-    ----------
-    dy_dx : numpy.ndarray
-        ``(t, 2)`` px.
-    label : str
-        Name and unit of both axes.
-    """
-    figure, axes = _figure(Frame(f"x {label}", f"y {label}"), (3.9, 3.2))
-    axes.plot(dy_dx[:, 1], dy_dx[:, 0], color="0.7", linewidth=0.8, zorder=1)
-    points = axes.scatter(dy_dx[:, 1], dy_dx[:, 0], c=np.arange(len(dy_dx)), cmap="cividis", s=14, zorder=2)
-    figure.colorbar(points, ax=axes, label="frame")
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.invert_yaxis()
-    return _encode(figure)
-
-
-def histogram_plot(images: Sequence[tuple[str, Values]], x_label: str, bins: int = 100) -> bytes:
-    """Plot how often each intensity occurs, images over one another; as PNG.
-
-    Parameters
-    ----------
-    images : sequence of (str, numpy.ndarray)
-        Name and values of each.
-    x_label : str
-        What the values are, with their unit.
-    bins : int
-        Over the range of percentiles 0.1 to 99.9 of all values.
-    """
-    everything = np.concatenate([np.asarray(values, np.float32).ravel() for _, values in images])
-    edges = np.linspace(*contrast_limits(everything, 0.1, 99.9), bins + 1)
-    figure, axes = _figure(Frame(x_label, "pixels", y_scale="log"))
-    for number, (label, values) in enumerate(images):
-        axes.stairs(np.histogram(values, edges)[0], edges, color=COLOURS[number % len(COLOURS)], label=label)
-    axes.legend(frameon=False, fontsize="small")
-    return _encode(figure)

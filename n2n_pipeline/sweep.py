@@ -1,26 +1,19 @@
 """Which averaging window: measured on frames that were left out, without a clean reference.
 
 The Noise2Noise loss cannot compare windows: its noise floor falls as the window grows, so it always prefers the
-largest. So each window is scored by how well it predicts a frame that it does not hold,
-
-    Q(W) = mean over t of E(estimate from W frames around t, without t - frame t)² - noise variance of a frame,
-
-in which blur and noise both count. The quick estimator is the mean of the window after a Gaussian filter whose
-width Q chooses too, since what follows the average (a network) also trades detail for noise. A trained network can
-be scored in its place: half of the frames, and the other half, denoised and averaged, as `denoise` does.
+largest. So each window is scored by how well it predicts a frame that it does not hold (`risks`), over the whole
+image and field by field: what moves needs a shorter window than what stands still.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from n2n_pipeline.checkpoint import Denoiser, load_model
 from n2n_pipeline.config import SweepConfig
@@ -28,34 +21,18 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
-from n2n_pipeline.filling import fill_unseen
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.halving import window_frames
 from n2n_pipeline.manifest import content_digest
-from n2n_pipeline.progress import progress
-from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
+from n2n_pipeline.plots import sweep_plot
+from n2n_pipeline.risks import FILTERS_PX, Risks, denoise_halves, filter_mean, measure_risks
 from n2n_pipeline.store import open_store
 
 Floats = npt.NDArray[np.float64]
 
-FILTERS_PX = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # standard deviations tried for the linear estimator
-REGION_PX = 512  # side of the regions that a large image is scored on
-READ_FRAMES = 64  # frames held at once
 RESAMPLES = 500
+SURE = 3.0  # standard errors by which a field must fare better with a window of its own
 
 _log = logging.getLogger(__name__)
-
-Estimator = Callable[[Floats, Ints], Floats]
-"""Turns sums and counts of two halves, ``(2, y, x)``, into an estimate of the frame between them."""
-
-
-class Risks(NamedTuple):
-    """Squared errors against held-out frames, without the part that no estimator can change."""
-
-    risk: Floats
-    """``(t, window, estimate)`` mean of estimate² - 2 · estimate · frame, in squared units of the movie."""
-    signal: Floats
-    """``(t,)`` mean of the product of two neighbouring frames: what makes the risk a squared error."""
 
 
 def sweep_windows(
@@ -70,7 +47,7 @@ def sweep_windows(
     config : SweepConfig, optional
         Windows, and how many frames are held out.
     output : Path, optional
-        A JSON file to write the result to.
+        A JSON file to write the result to; a picture of it is put beside it.
     model : Path, optional
         A network to score the windows with, instead of a filtered mean; see `compare_windows`.
 
@@ -80,8 +57,9 @@ def sweep_windows(
         ``window``; ``scores``, a list of ``window``, ``risk``, ``low`` and ``high`` (squared units of the movie,
         bootstrap interval of 95 % of the difference from the best); ``as_good``, the windows that the interval
         does not tell from the best; ``filter_px``, the Gaussian width that went with the best
-        (None for a network); ``diagnostics``,
-        whether the movie is fit for Noise2Noise, as ``check``, ``verdict`` and ``sentence``.
+        (None for a network); ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one
+        after the last) and the ``window`` of each, another than that of all where it is better by three standard
+        errors; ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``, ``sentence``.
 
     Raises
     ------
@@ -94,6 +72,7 @@ def sweep_windows(
     result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
     if output is not None:
         write_atomically(output, json.dumps(result, indent=1) + "\n")
+        write_atomically(output.with_suffix(".png"), sweep_plot(result, result["window"]))
     return result
 
 
@@ -113,9 +92,9 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
     windows = tuple(sorted({window for window in windows if window <= n_frames}))
     frames = spread_evenly(n_frames, config.sample_frames)
     if denoiser is None:
-        estimators = [_filter_mean(movie, sigma) for sigma in FILTERS_PX]
+        estimators = [filter_mean(movie, sigma) for sigma in FILTERS_PX]
     else:
-        estimators, frames = [_denoise(movie, denoiser)], _unseen_frames(path, denoiser, frames)
+        estimators, frames = [denoise_halves(movie, denoiser)], _unseen_frames(path, denoiser, frames)
     return choose_window(
         measure_risks(movie, windows, frames, estimators), windows, (None,) if denoiser else FILTERS_PX
     )
@@ -154,7 +133,8 @@ def choose_window(
     """
     mean = risks.risk.mean(axis=0)
     best_filter = mean.argmin(axis=1)
-    per_frame = np.take_along_axis(risks.risk, best_filter[None, :, None], axis=2)[..., 0]
+    each = np.arange(len(windows))
+    per_frame = risks.risk[:, each, best_filter]
     best = int(per_frame.mean(axis=0).argmin())
     against = per_frame - per_frame[:, best : best + 1]
     rng = np.random.default_rng(0)
@@ -171,116 +151,28 @@ def choose_window(
             {"window": w, "risk": float(r), "low": float(risk[best] + lo), "high": float(risk[best] + hi)}
             for w, r, lo, hi in zip(windows, risk, low, high, strict=True)
         ],
+        "fields": [
+            {"y": [rows.start, rows.stop], "x": [cols.start, cols.stop], "window": windows[own]}
+            for (rows, cols), own in zip(
+                risks.fields, _choose_by_field(risks.field_risk[:, each, best_filter], best), strict=True
+            )
+        ],
     }
 
 
-def measure_risks(
-    movie: CorrectedMovie, windows: tuple[int, ...], frames: Sequence[int], estimators: Sequence[Estimator]
-) -> Risks:
-    """Predict held-out frames from windows around them.
+def _choose_by_field(risk: Floats, best: int) -> list[int]:
+    """Return the window of each field: the one that is best for all, unless another is surely better there.
 
     Parameters
     ----------
-    movie : CorrectedMovie
-        The movie.
-    windows : tuple of int
-        Ascending frames per window, the held-out frame not counted.
-    frames : sequence of int
-        Those that are held out.
-    estimators : sequence of Estimator
-        What predicts a frame from a window.
+    risk : numpy.ndarray
+        ``(t, window, field)``.
+    best : int
+        Which window is best for all.
     """
-    risks, signals = [], []
-    with progress("sweep", len(frames), "frames") as advance:
-        for t in frames:
-            regions = [_score_frame(movie, t, windows, region, estimators) for region in _regions(movie)]
-            risks.append(np.mean([risk for risk, _ in regions], axis=0))
-            signals.append(np.mean([signal for _, signal in regions]))
-            advance(1)
-    return Risks(np.stack(risks), np.asarray(signals))
-
-
-def _regions(movie: CorrectedMovie) -> list[tuple[slice, slice]]:
-    """Cut a large image down to a few regions, spread over it."""
-    spans = []
-    for size in movie.store.info.shape[1:]:
-        starts = [0] if size <= REGION_PX else [size // 4 - REGION_PX // 4, 3 * size // 4 - 3 * REGION_PX // 4]
-        spans.append([slice(start, min(start + REGION_PX, size)) for start in starts])
-    return [(rows, cols) for rows in spans[0] for cols in spans[1]]
-
-
-def _score_frame(
-    movie: CorrectedMovie,
-    t: int,
-    windows: tuple[int, ...],
-    region: tuple[slice, slice],
-    estimators: Sequence[Estimator],
-) -> tuple[Floats, float]:
-    """Return the ``(window, estimate)`` risk of predicting frame t, and the product of its neighbours."""
-    frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
-    risks = np.empty((len(windows), len(estimators)))
-    signal = float("nan")
-    for i, (total, count) in enumerate(_growing_sums(movie, t, windows, region)):
-        seen = valid & (count.sum(axis=0) > 0)
-        if i == 0:
-            signal = float(np.mean((_mean(total, count, movie.typical_value) * frame)[seen]))
-        for j, estimate in enumerate(estimators):
-            guess = estimate(total, count)[seen]
-            risks[i, j] = np.mean(guess * (guess - 2.0 * frame[seen]))
-    return risks, signal
-
-
-def _mean(total: Floats, count: Ints, typical: float) -> Floats:
-    both = count.sum(axis=0)
-    return np.where(both > 0, total.sum(axis=0) / np.maximum(both, 1), typical)
-
-
-def _filter_mean(movie: CorrectedMovie, sigma: float) -> Estimator:
-    """Average both halves under a Gaussian filter in which a pixel weighs as much as it has frames."""
-
-    def estimate(total: Floats, count: Ints) -> Floats:
-        average, both = _mean(total, count, movie.typical_value), count.sum(axis=0).astype(np.float64)
-        if sigma == 0:
-            return average
-        weight = ndimage.gaussian_filter(both, sigma, mode="mirror")
-        return np.asarray(ndimage.gaussian_filter(average * both, sigma, mode="mirror") / np.maximum(weight, 1e-9))
-
-    return estimate
-
-
-def _denoise(movie: CorrectedMovie, denoiser: Denoiser) -> Estimator:
-    """Denoise each half with a network and average them."""
-
-    def estimate(total: Floats, count: Ints) -> Floats:
-        halves = [fill_unseen(*half, movie.typical_value) for half in zip(total, count, strict=True)]
-        denoised = denoiser(np.stack(halves), count.astype(np.float32))
-        return np.asarray(denoised.mean(axis=0, dtype=np.float64))
-
-    return estimate
-
-
-def _growing_sums(
-    movie: CorrectedMovie, t: int, windows: tuple[int, ...], region: tuple[slice, slice]
-) -> Iterator[tuple[Floats, Ints]]:
-    """Sum the frames around t, itself left out, in two halves, for each window in turn; each frame is read once.
-
-    Of two frames at the same distance from t one is in either half, in Thue-Morse order of the distance, so that
-    the halves stay balanced as the window grows.
-    """
-    n_frames, shifts = movie.store.info.shape[0], whole_shifts(movie)
-    extent = (2, *(part.stop - part.start for part in region))
-    total, count = np.zeros(extent), np.zeros(extent, np.int64)
-    have = range(t, t + 1)
-    for window in windows:
-        want = window_frames(n_frames, t, window + 1)
-        for piece in (range(want.start, have.start), range(have.stop, want.stop)):
-            for start in range(piece.start, piece.stop, READ_FRAMES):
-                part = range(start, min(start + READ_FRAMES, piece.stop))
-                frames = ShiftedFrames(movie, part, range(t, t + 1), region, shifts, "camera")
-                for half in (0, 1):
-                    members = [f for f in part if (abs(f - t).bit_count() + (f > t)) % 2 == half]
-                    more, seen = frames.sum_frames(t, members)
-                    total[half] += more
-                    count[half] += seen
-        have = want
-        yield total, count
+    against = risk - risk[:, best : best + 1]
+    mean = against.mean(axis=0)
+    error = against.std(axis=0, ddof=min(1, len(against) - 1)) / np.sqrt(len(against))
+    mean[mean >= -SURE * error] = np.inf
+    mean[best] = 0.0
+    return [int(choice) for choice in mean.argmin(axis=0)]

@@ -5,9 +5,7 @@ import pytest
 from PIL import Image
 
 from n2n_pipeline.pictures import (
-    Frame,
     Limits,
-    Line,
     Panel,
     before_after,
     contact_sheet,
@@ -15,13 +13,10 @@ from n2n_pipeline.pictures import (
     draw_panels,
     encode_animation,
     encode_png,
-    frequency_plot,
-    histogram_plot,
-    line_plot,
-    path_plot,
     plan_scale_bar,
     to_grey,
 )
+from n2n_pipeline.plots import Frame, Line, frequency_plot, histogram_plot, line_plot, path_plot, sweep_plot
 
 
 def opened(data):
@@ -107,7 +102,10 @@ def test_plots_are_pngs_and_equal_calls_give_equal_bytes():
     line = Line(x, np.cos(x), "FRC", np.cos(x) - 0.1, np.cos(x) + 0.1)
     frame = Frame("window (frames)", "risk", x_scale="log2", x_mark=0.125)
     gap = line._replace(y=np.where(x > 0.1, np.nan, x))
+    scores = [{"window": 2**k, "risk": k, "low": k - 0.5, "high": k + 0.5} for k in (1, 2, 3)]
+    fields = [{"y": [0, 50], "x": [x, x + 40], "window": window} for x, window in ((0, 2), (40, 8))]
     plots = [
+        lambda: sweep_plot({"scores": scores, "fields": fields}, 4),
         lambda: line_plot([line._replace(x=x + 1), gap], frame),
         lambda: frequency_plot([line], "correlation", pixel_size=2.0),
         lambda: frequency_plot([line], "correlation", pixel_size=None),

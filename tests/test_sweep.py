@@ -63,6 +63,16 @@ def test_the_chosen_window_is_nearly_as_good_as_the_one_picked_with_the_truth(st
         assert result["window"] < 32
 
 
+def test_what_moves_is_given_a_shorter_window_than_what_stands_still(stored, tmp_path):
+    still, moving = (simulate_movie((32, 128, 192), dose=1.0, seed=3, drift=(0, v)) for v in (0.0, 1.0))
+    still.counts[:, :, 128:] = moving.counts[:, :, 128:]
+    result = sweep_windows(stored(still), output=tmp_path / "window.json")
+    assert len(result["fields"]) == 6
+    for field in result["fields"]:
+        assert field["window"] == (8 if field["x"][0] == 128 else 32)
+    assert (tmp_path / "window.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_undoing_the_drift_allows_a_longer_window(stored):
     movie = simulate_movie((32, 128, 128), dose=0.5, drift=(0.6, 0.3), seed=3)
     path = stored(movie)
@@ -81,14 +91,14 @@ def test_the_risk_of_a_still_movie_is_the_variance_of_the_average():
 
     import zarr
 
+    from n2n_pipeline.risks import filter_mean, measure_risks
     from n2n_pipeline.store import MovieStore, References
-    from n2n_pipeline.sweep import _filter_mean, measure_risks
 
     array = zarr.create_array(zarr.storage.MemoryStore(), data=counts, chunks=(4, 96, 96))
     info = type(movie.info)(counts.shape, counts.dtype, "array")
     store = MovieStore(Path("memory"), info, array, References(), None, {})
     movie = CorrectedMovie(store)
-    risks = measure_risks(movie, (2, 8), 24, [_filter_mean(movie, 0.0)])
+    risks = measure_risks(movie, (2, 8), range(24), [filter_mean(movie, 0.0)])
     unfiltered = risks.risk[:, :, 0].mean(axis=0) + risks.signal.mean()
     np.testing.assert_allclose(unfiltered, [dose / 2, dose / 8], rtol=0.1)
 
@@ -99,7 +109,7 @@ def test_a_held_out_frame_is_in_no_average_that_predicts_it(stored):
     counts = np.zeros_like(movie.counts)
     counts[4] = 1000
     store = CorrectedMovie(write_movie(stored(movie).parent / "bright.zarr", counts))
-    from n2n_pipeline.sweep import _growing_sums
+    from n2n_pipeline.risks import _growing_sums
 
     whole = (slice(0, 32), slice(0, 32))
     for t, expected in ((4, 0.0), (3, 1000.0)):
@@ -113,8 +123,11 @@ def test_scores_are_ordered_and_the_interval_of_the_best_is_its_own():
     rng = np.random.default_rng(0)
     common = rng.normal(0, 5, (20, 1, 1))  # what a frame adds to all windows cancels
     risk = common + np.array([3.0, 1.0, 1.01])[None, :, None] + rng.normal(0, 0.02, (20, 3, 1))
-    result = choose_window(Risks(np.repeat(risk, len(FILTERS_PX), axis=2), np.zeros(20)), (2, 4, 8))
+    risk = np.repeat(risk, len(FILTERS_PX), axis=2)
+    field = (slice(0, 64), slice(0, 64))
+    result = choose_window(Risks(risk, np.zeros(20), [field], risk[..., None]), (2, 4, 8))
     assert result["window"] == 4
+    assert result["fields"] == [{"y": [0, 64], "x": [0, 64], "window": 4}]
     assert result["as_good"] == [4, 8]
     for score in result["scores"]:
         assert score["low"] <= score["risk"] <= score["high"]

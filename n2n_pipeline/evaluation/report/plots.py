@@ -21,7 +21,7 @@ from n2n_pipeline.evaluation.report.scenes import (
     used_window,
 )
 from n2n_pipeline.metrics.frc import ring_power
-from n2n_pipeline.pictures import Frame, Line, frequency_plot, histogram_plot, line_plot, path_plot
+from n2n_pipeline.plots import Frame, Line, frequency_plot, histogram_plot, line_plot, path_plot, sweep_plot
 
 SPECTRUM_FRAMES = 8
 
@@ -41,18 +41,14 @@ def draw_plots(run: Run, scene: Scene) -> list[Picture]:
 
 def plot_window(run: Run) -> Picture | None:
     """Plot the error of each averaging window on frames that were left out."""
-    scores = run.window.get("scores")
-    if not scores:
+    if not run.window.get("scores"):
         return None
-    window, risk, low, high = (
-        np.array([score[key] for score in scores], dtype=float) for key in ("window", "risk", "low", "high")
-    )
     used = used_window(run)
-    frame = Frame("window (frames)", "squared error on held-out frames", "log2", x_mark=used)
-    png = line_plot([Line(window, risk, "", low, high)], frame)
+    png = sweep_plot(run.window, used)
     caption = (
         "How well averages over so many frames predict a frame that they do not hold: too few leave noise, "
-        f"too many blur what moves. The lowest point wins; the grey line marks the window in use, {used}."
+        f"too many blur what moves. The lowest point wins; the grey line marks the window in use, {used}. "
+        "The map shows where another window is surely better than that: shorter ones where something moves."
     )
     return plot_picture(png, "Error against averaging window", "Choice of window", caption)
 

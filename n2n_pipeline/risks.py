@@ -1,0 +1,203 @@
+"""How well windows of a movie predict frames that they do not hold.
+
+For each held-out frame t, an estimate made from W frames around it is compared with the frame itself,
+
+    Q(W) = mean over t of E(estimate from W frames around t, without t - frame t)² - noise variance of a frame,
+
+in which blur and noise both count. The quick estimator is the mean of the window after a Gaussian filter, of
+several widths, since what follows the average (a network) also trades detail for noise. A trained network can be
+scored in its place: half of the frames, and the other half, denoised and averaged, as `denoise` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from n2n_pipeline.checkpoint import Denoiser
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.filling import fill_unseen
+from n2n_pipeline.halving import window_frames
+from n2n_pipeline.progress import progress
+from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
+
+Floats = npt.NDArray[np.float64]
+Region = tuple[slice, slice]
+
+FILTERS_PX = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # standard deviations tried for the linear estimator
+REGION_PX = 512  # side of the regions that a large image is scored on
+FIELD_PX = 64  # side of the fields that each may want a window of its own
+READ_FRAMES = 64  # frames held at once
+
+Estimator = Callable[[Floats, Ints], Floats]
+"""Turns sums and counts of two halves, ``(2, y, x)``, into an estimate of the frame between them."""
+
+
+class Risks(NamedTuple):
+    """Squared errors against held-out frames, without the part that no estimator can change."""
+
+    risk: Floats
+    """``(t, window, estimate)`` mean of estimate² - 2 · estimate · frame, in squared units of the movie."""
+    signal: Floats
+    """``(t,)`` mean of the product of two neighbouring frames: what makes the risk a squared error."""
+    fields: list[Region]
+    """Parts of the image, of up to 64 by 64 px."""
+    field_risk: Floats
+    """``(t, window, estimate, field)``, the risk of each."""
+
+
+def measure_risks(
+    movie: CorrectedMovie, windows: tuple[int, ...], frames: Sequence[int], estimators: Sequence[Estimator]
+) -> Risks:
+    """Predict held-out frames from windows around them.
+
+    Parameters
+    ----------
+    movie : CorrectedMovie
+        The movie.
+    windows : tuple of int
+        Ascending frames per window, the held-out frame not counted.
+    frames : sequence of int
+        Those that are held out.
+    estimators : sequence of Estimator
+        What predicts a frame from a window.
+    """
+    regions = _regions(movie.store.info.shape[1:])
+    scores = []
+    with progress("sweep", len(frames), "frames") as advance:
+        for t in frames:
+            parts = [_score_frame(movie, t, windows, region, estimators) for region in regions]
+            scores.append(_Score(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))))
+            advance(1)
+    risk, signal, pixels = (np.stack(part) for part in zip(*scores, strict=True))
+    fields = [field for region in regions for field in _fields(region)]
+    seen = np.maximum(pixels, 1)
+    weight = np.maximum(pixels.sum(axis=-1), 1)
+    return Risks(
+        risk.sum(axis=-1) / weight[:, None, None],
+        signal.sum(axis=-1) / weight,
+        fields,
+        risk / seen[:, None, None],
+    )
+
+
+def _regions(shape: tuple[int, int]) -> list[Region]:
+    """Cut a large image down to a few regions, spread over it."""
+    spans = []
+    for size in shape:
+        starts = [0] if size <= REGION_PX else [size // 4 - REGION_PX // 4, 3 * size // 4 - 3 * REGION_PX // 4]
+        spans.append([slice(start, min(start + REGION_PX, size)) for start in starts])
+    return [(rows, cols) for rows in spans[0] for cols in spans[1]]
+
+
+def _starts(size: int) -> list[int]:
+    """Cut a length into nearly equal parts of at most `FIELD_PX`."""
+    parts = -(-size // FIELD_PX)
+    return [part * size // parts for part in range(parts)]
+
+
+def _fields(region: Region) -> list[Region]:
+    """Cut a region into fields, row by row."""
+    spans = []
+    for part in region:
+        starts = [*_starts(part.stop - part.start), part.stop - part.start]
+        spans.append([slice(part.start + a, part.start + b) for a, b in pairwise(starts)])
+    return [(rows, cols) for rows in spans[0] for cols in spans[1]]
+
+
+def _sum_fields(image: npt.NDArray[Any]) -> Floats:
+    """Return the ``(field,)`` sums of a region's pixels."""
+    rows, cols = (_starts(size) for size in image.shape)
+    return np.add.reduceat(np.add.reduceat(image.astype(np.float64), rows, axis=0), cols, axis=1).ravel()
+
+
+class _Score(NamedTuple):
+    """Of one frame, summed over the pixels of each field."""
+
+    risk: Floats
+    """``(window, estimate, field)``."""
+    signal: Floats
+    """``(field,)``."""
+    pixels: Floats
+
+
+def _score_frame(
+    movie: CorrectedMovie,
+    t: int,
+    windows: tuple[int, ...],
+    region: Region,
+    estimators: Sequence[Estimator],
+) -> _Score:
+    """Predict frame t from each window by each estimator."""
+    frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
+    risks: list[list[Floats]] = []
+    signal = pixels = np.empty(0)
+    for total, count in _growing_sums(movie, t, windows, region):
+        if not risks:  # what the smallest window sees, the others see too
+            seen = valid & (count.sum(axis=0) > 0)
+            pixels = _sum_fields(seen)
+            signal = _sum_fields(_mean(total, count, movie.typical_value) * frame * seen)
+        guesses = (estimate(total, count) for estimate in estimators)
+        risks.append([_sum_fields(guess * (guess - 2.0 * frame) * seen) for guess in guesses])
+    return _Score(np.array(risks), signal, pixels)
+
+
+def _mean(total: Floats, count: Ints, typical: float) -> Floats:
+    both = count.sum(axis=0)
+    return np.where(both > 0, total.sum(axis=0) / np.maximum(both, 1), typical)
+
+
+def filter_mean(movie: CorrectedMovie, sigma: float) -> Estimator:
+    """Average both halves under a Gaussian filter in which a pixel weighs as much as it has frames."""
+
+    def estimate(total: Floats, count: Ints) -> Floats:
+        average, both = _mean(total, count, movie.typical_value), count.sum(axis=0).astype(np.float64)
+        if sigma == 0:
+            return average
+        weight = ndimage.gaussian_filter(both, sigma, mode="mirror")
+        return np.asarray(ndimage.gaussian_filter(average * both, sigma, mode="mirror") / np.maximum(weight, 1e-9))
+
+    return estimate
+
+
+def denoise_halves(movie: CorrectedMovie, denoiser: Denoiser) -> Estimator:
+    """Denoise each half with a network and average them."""
+
+    def estimate(total: Floats, count: Ints) -> Floats:
+        halves = [fill_unseen(*half, movie.typical_value) for half in zip(total, count, strict=True)]
+        denoised = denoiser(np.stack(halves), count.astype(np.float32))
+        return np.asarray(denoised.mean(axis=0, dtype=np.float64))
+
+    return estimate
+
+
+def _growing_sums(
+    movie: CorrectedMovie, t: int, windows: tuple[int, ...], region: Region
+) -> Iterator[tuple[Floats, Ints]]:
+    """Sum the frames around t, itself left out, in two halves, for each window in turn; each frame is read once.
+
+    Of two frames at the same distance from t one is in either half, in Thue-Morse order of the distance, so that
+    the halves stay balanced as the window grows.
+    """
+    n_frames, shifts = movie.store.info.shape[0], whole_shifts(movie)
+    extent = (2, *(part.stop - part.start for part in region))
+    total, count = np.zeros(extent), np.zeros(extent, np.int64)
+    have = range(t, t + 1)
+    for window in windows:
+        want = window_frames(n_frames, t, window + 1)
+        for piece in (range(want.start, have.start), range(have.stop, want.stop)):
+            for start in range(piece.start, piece.stop, READ_FRAMES):
+                part = range(start, min(start + READ_FRAMES, piece.stop))
+                frames = ShiftedFrames(movie, part, range(t, t + 1), region, shifts, "camera")
+                for half in (0, 1):
+                    members = [f for f in part if (abs(f - t).bit_count() + (f > t)) % 2 == half]
+                    more, seen = frames.sum_frames(t, members)
+                    total[half] += more
+                    count[half] += seen
+        have = want
+        yield total, count
