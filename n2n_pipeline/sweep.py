@@ -54,10 +54,10 @@ def sweep_windows(
     Returns
     -------
     dict
-        ``window``; ``scores``, a list of ``window``, ``risk``, ``low`` and ``high`` (squared units of the movie,
-        bootstrap interval of 95 % of the difference from the best); ``as_good``, the windows that the interval
-        does not tell from the best; ``filter_px``, the Gaussian width that went with the best
-        (None for a network); ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one
+        ``window``; ``filter_px``, the Gaussian width that went with it (None for a network); ``scores``, a list of
+        ``window``, ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval
+        of 95 % of the difference from the best); ``as_good``, the windows that the interval does not tell from the
+        best; ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one
         after the last) and the ``window`` of each, another than that of all where it is better by three standard
         errors; ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``, ``sentence``.
 
@@ -148,8 +148,14 @@ def choose_window(
         "filter_px": filters_px[best_filter[best]],
         "as_good": as_good,
         "scores": [
-            {"window": w, "risk": float(r), "low": float(risk[best] + lo), "high": float(risk[best] + hi)}
-            for w, r, lo, hi in zip(windows, risk, low, high, strict=True)
+            {
+                "window": windows[i],
+                "filter_px": filters_px[best_filter[i]],
+                "risk": float(risk[i]),
+                "low": float(risk[best] + low[i]),
+                "high": float(risk[best] + high[i]),
+            }
+            for i in each
         ],
         "fields": [
             {"y": [rows.start, rows.stop], "x": [cols.start, cols.stop], "window": windows[own]}
