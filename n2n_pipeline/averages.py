@@ -7,7 +7,8 @@ the count says so.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from n2n_pipeline.halving import (
     sum_members,
     window_frames,
 )
+from n2n_pipeline.ladder import Ladder
 from n2n_pipeline.shifted import overlap, stable_origin, whole_shifts
 
 Array = npt.NDArray[Any]
@@ -32,13 +34,13 @@ Ints = npt.NDArray[np.int64]
 
 
 class Pair(NamedTuple):
-    """Two averages of disjoint frames of the same windows."""
+    """Two averages of disjoint frames of the same windows, or of ladders of windows."""
 
     even: Floats
-    """``(n, y, x)`` in the movie's units."""
+    """``(n, y, x)``, of ladders ``(n, level, y, x)``, in the movie's units."""
     odd: Floats
     even_count: Floats
-    """``(n, y, x)`` frames that contributed; 0 where the value was filled in from its neighbours."""
+    """Frames that contributed to each pixel; 0 where the value was filled in from its neighbours."""
     odd_count: Floats
 
 
@@ -73,20 +75,52 @@ def read_pairs(
     Pair
         ``(len(frames), y, x)`` each.
     """
-    n_frames, *sides = movie.store.info.shape
+    windows = _FixedWindows.plan(movie.store.info.shape[0], frames, window, split)
+    return Pair(*(part[:, 0] for part in _read(movie, windows, frames, region, frame_of_reference)))
+
+
+def read_ladder(
+    movie: CorrectedMovie,
+    frames: range,
+    region: tuple[slice, slice],
+    windows: Sequence[int],
+    frame_of_reference: Frame = "camera",
+) -> Pair:
+    """Average the two halves of the ladders of some consecutive output frames.
+
+    Parameters
+    ----------
+    movie, frames, region, frame_of_reference
+        As for `read_pairs`.
+    windows : sequence of int
+        Ascending odd numbers of frames, both halves together; see `ladder`.
+
+    Returns
+    -------
+    Pair
+        ``(len(frames), len(windows), y, x)`` each.
+    """
+    ladder = Ladder(movie.store.info.shape[0], frames, tuple(windows))
+    return _read(movie, ladder, frames, region, frame_of_reference)
+
+
+def _read(
+    movie: CorrectedMovie, windows: _Windows, frames: range, region: tuple[slice, slice], reference: Frame
+) -> Pair:
+    """Read ``(len(frames), level, y, x)`` averages and counts."""
+    _, *sides = movie.store.info.shape
     shifts = whole_shifts(movie)
     wanted = [range(*part.indices(size)[:2]) for part, size in zip(region, sides, strict=True)]
     # Whole counts without defects or drift leave nothing to fill, and no need to decode the chunks next door.
     is_whole = movie.store.references.defects is None and movie.store.array.dtype.kind in "iu" and not shifts.any()
     grown = wanted if is_whole else [_grown(part, size) for part, size in zip(wanted, sides, strict=True)]
-    windows = _Windows.plan(n_frames, frames, window)
-    anchors = shifts[list(frames)] if frame_of_reference == "camera" else stable_origin(shifts)[None]
+    anchors = shifts[list(frames)] if reference == "camera" else stable_origin(shifts)[None]
     anchors = np.broadcast_to(anchors, (len(frames), 2))
     canvas = [
         range(part.start - int(anchors[:, axis].max()), part.stop - int(anchors[:, axis].min()))
         for axis, part in enumerate(grown)
     ]
-    averages = _average_canvas(movie, windows, canvas, shifts, split)
+    averages = _average_canvas(movie, windows, canvas, shifts)
     crops = [
         tuple(
             slice(part.start - move - whole.start, part.stop - move - whole.start)
@@ -94,10 +128,8 @@ def read_pairs(
         )
         for anchor in anchors.tolist()
     ]
-    inner = (
-        slice(None),
-        *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)),
-    )
+    every = (slice(None), slice(None))
+    inner = (*every, *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)))
     halves = [_take_half(averages, half, windows.numbers, crops, movie) for half in (0, 1)]
     return Pair(*(value[inner] for value, _ in halves), *(count[inner] for _, count in halves))
 
@@ -105,53 +137,100 @@ def read_pairs(
 def _take_half(
     averages: Pair, half: int, numbers: list[int], crops: list[tuple[slice, ...]], movie: CorrectedMovie
 ) -> tuple[Floats, Floats]:
-    """Cut each output frame's average and count out of those of the consecutive windows, and fill the unseen."""
+    """Cut each output frame's averages and counts out of those of the consecutive windows, and fill the unseen."""
     value = _take(averages[half], numbers, crops)
     count = _take(averages[2 + half], numbers, crops)
     if averages[2 + half].all():
         return value, count
-    filled = [fill_from_neighbours(v, c, movie.typical_value) for v, c in zip(value, count, strict=True)]
-    return np.stack(filled), count
+    filled = [
+        [fill_from_neighbours(v, c, movie.typical_value) for v, c in zip(values, counts, strict=True)]
+        for values, counts in zip(value, count, strict=True)
+    ]
+    return np.array(filled), count
 
 
 def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> Floats:
-    """Return ``(n, y, x)``, without copying where all frames are cut alike."""
+    """Return ``(n, level, y, x)``, without copying where all frames are cut alike."""
     if crops.count(crops[0]) < len(crops):
-        return np.stack([stack[which % len(stack)][crop] for which, crop in zip(numbers, crops, strict=True)])
-    cut = stack[:, *crops[0]]
+        return np.stack([stack[n % len(stack)][:, *crop] for n, crop in zip(numbers, crops, strict=True)])
+    cut = stack[:, :, *crops[0]]
     if len(stack) == 1:
         return np.broadcast_to(cut, (len(numbers), *cut.shape[1:]))
     is_run = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     return cut[numbers[0] : numbers[0] + len(numbers)] if is_run else cut[numbers]
 
 
-class _Windows(NamedTuple):
+class _Windows(Protocol):
     """The windows of a block of output frames: consecutive ones, each computed once."""
 
+    @property
+    def needed(self) -> range:
+        """Frames that any of them holds."""
+
+    @property
+    def numbers(self) -> list[int]:
+        """Which of the consecutive windows belongs to each output frame."""
+
+    def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
+        """Sum ``(t, p)`` frames into ``(window, level, p)`` halves."""
+
+    def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
+        """Average raw ``(t, p)`` counts and correct the averages."""
+
+    def count_frames(self) -> Halves:
+        """Return ``(window, level)`` numbers of frames, of one window where all have the same."""
+
+
+class _FixedWindows(NamedTuple):
+    """Windows of one length, as the only level."""
+
     needed: range
-    """Frames that any of them holds."""
     size: int
     numbers: list[int]
-    """Which of the consecutive windows belongs to each output frame."""
+    split: Split
 
     @classmethod
-    def plan(cls, n_frames: int, frames: range, window: int) -> _Windows:
+    def plan(cls, n_frames: int, frames: range, window: int, split: Split) -> _FixedWindows:
         starts = [window_frames(n_frames, t, window).start for t in frames]
         size = min(window, n_frames)
-        return cls(range(starts[0], starts[-1] + size), size, [start - starts[0] for start in starts])
+        numbers = [start - starts[0] for start in starts]
+        return cls(range(starts[0], starts[-1] + size), size, numbers, split)
+
+    def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
+        return self._halve(frames, dtype)
+
+    def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
+        even, odd = self.count_frames()
+        return self._halve(counts, np.float32, Finish(int(even[0, 0]), int(odd[0, 0]), dark, gain))
+
+    def count_frames(self) -> Halves:
+        n_even = int(split_window(self.size, self.split).sum())
+        return Halves(np.full((1, 1), n_even), np.full((1, 1), self.size - n_even))
+
+    def _halve(self, frames: Array, dtype: npt.DTypeLike, finish: Finish | None = None) -> Halves:
+        """Sum the halves, by the fast rule where the split follows one."""
+        if self.split in ("balanced", "interleaved"):
+            halves = slide_halves(frames, self.size, self.split == "balanced", dtype, finish)
+        else:
+            starts = range(len(frames) - self.size + 1)
+            members = np.zeros((2, len(starts), len(frames)), bool)
+            for start in starts:
+                is_even = split_window(self.size, self.split, (self.needed.start + start,))
+                members[:, start, start : start + self.size] = is_even, ~is_even
+            halves = finish_sums(Halves(*(sum_members(frames, half) for half in members)), dtype, finish)
+        return Halves(*(half[:, None] for half in halves))
 
 
-def _average_canvas(
-    movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints, split: Split
-) -> Pair:
+def _average_canvas(movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints) -> Pair:
     """Average the halves of all windows on a rectangle of frame-0 coordinates.
 
     Returns
     -------
     Pair
-        ``(window, y, x)`` averages, and their counts, of which there is one where all windows have the same.
+        ``(window, level, y, x)`` averages, and their counts, of which there is one where they are all alike.
     """
-    moves = shifts[windows.needed.start : windows.needed.stop]
+    needed = windows.needed
+    moves = shifts[needed.start : needed.stop]
     extent = (len(canvas[0]), len(canvas[1]))
     place = [
         range(part.start + move, part.stop + move) for part, move in zip(canvas, moves[0].tolist(), strict=True)
@@ -159,43 +238,28 @@ def _average_canvas(
     sides = movie.store.info.shape[1:]
     is_inside = all(part.start >= 0 and part.stop <= size for part, size in zip(place, sides, strict=True))
     if is_inside and (moves == moves[0]).all():
-        still = _average_still(movie, windows, place, split)
+        still = _average_still(movie, windows, place)
         if still is not None:
             return still
-    values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, windows.needed, canvas, moves))
-    counts = _halve(seen, windows, split, np.dtype(np.float32))
-    totals = _halve(values, windows, split, np.dtype(np.float64))
+    values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, needed, canvas, moves))
+    counts = windows.sum_halves(seen, np.float32)
+    totals = windows.sum_halves(values, np.float64)
     averages = (total / np.maximum(count, 1) for total, count in zip(totals, counts, strict=True))
-    return Pair(*(part.astype(np.float32, copy=False).reshape(-1, *extent) for part in (*averages, *counts)))
+    parts = (part.astype(np.float32, copy=False) for part in (*averages, *counts))
+    return Pair(*(part.reshape(*part.shape[:2], *extent) for part in parts))
 
 
-def _average_still(movie: CorrectedMovie, windows: _Windows, place: list[range], split: Split) -> Pair | None:
+def _average_still(movie: CorrectedMovie, windows: _Windows, place: list[range]) -> Pair | None:
     """Average frames that do not move against each other: raw counts are summed, and the sums corrected."""
-    raw = movie.read_raw(
-        slice(windows.needed.start, windows.needed.stop), *(slice(p.start, p.stop) for p in place)
-    )
+    needed = windows.needed
+    raw = movie.read_raw(slice(needed.start, needed.stop), *(slice(p.start, p.stop) for p in place))
     if raw is None:
         return None
-    n_even = int(split_window(windows.size, split).sum())
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
-    finish = Finish(n_even, windows.size - n_even, dark, gain)
-    halves = _halve(raw.counts.reshape(len(raw.counts), -1), windows, split, np.dtype(np.float32), finish)
-    counts = (np.float32(n) * raw.valid[None] for n in (finish.even_count, finish.odd_count))
-    return Pair(*(half.reshape(-1, *raw.valid.shape) for half in halves), *counts)
-
-
-def _halve(
-    frames: Array, windows: _Windows, split: Split, dtype: np.dtype[Any], finish: Finish | None = None
-) -> Halves:
-    """Sum the halves of ``(t, p)`` frames' windows, by the fast rule where the split follows one."""
-    if split in ("balanced", "interleaved"):
-        return slide_halves(frames, windows.size, split == "balanced", dtype, finish)
-    starts = range(len(frames) - windows.size + 1)
-    members = np.zeros((2, len(starts), len(frames)), bool)
-    for start in starts:
-        is_even = split_window(windows.size, split, (windows.needed.start + start,))
-        members[:, start, start : start + windows.size] = is_even, ~is_even
-    return finish_sums(Halves(*(sum_members(frames, half) for half in members)), dtype, finish)
+    halves = windows.average_halves(raw.counts.reshape(len(raw.counts), -1), dark, gain)
+    averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
+    counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in windows.count_frames())
+    return Pair(*averages, *counts)
 
 
 def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], moves: Ints) -> tuple[Array, Array]:

@@ -157,7 +157,8 @@ def finish_sums(sums: Halves, dtype: npt.DTypeLike, finish: Finish | None = None
 
 
 @numba.njit(nogil=True, cache=True)
-def _write(sums: Array, share: float, references: tuple[Array, Array], first: int, out: Array) -> None:
+def write_average(sums: Array, share: float, references: tuple[Array, Array], first: int, out: Array) -> None:
+    """Write ``(sums * share - dark) * gain`` of a block of pixels, the first of which is ``first``."""
     dark, gain = references
     if dark.size == 1 and gain.size == 1:
         for j in range(out.size):
@@ -189,8 +190,8 @@ def _interleaved(
             for j in range(width):
                 half[j] += frames[i, first + j]
         for s in range(n_windows):
-            _write(even, shares[0], references, first, halves.even[s, first:stop])
-            _write(odd, shares[1], references, first, halves.odd[s, first:stop])
+            write_average(even, shares[0], references, first, halves.even[s, first:stop])
+            write_average(odd, shares[1], references, first, halves.odd[s, first:stop])
             if s + 1 < n_windows:
                 leaves, enters = frames[s, first:stop], frames[s + window, first:stop]
                 if window % 2 == 0:
@@ -231,10 +232,10 @@ def _balanced(
         for s in range(n_windows):
             for j in range(width):
                 half[j] = total[j] + difference[s, j]
-            _write(half[:width], 0.5 * shares[0], references, first, halves.even[s, first:stop])
+            write_average(half[:width], 0.5 * shares[0], references, first, halves.even[s, first:stop])
             for j in range(width):
                 half[j] = total[j] - difference[s, j]
-            _write(half[:width], 0.5 * shares[1], references, first, halves.odd[s, first:stop])
+            write_average(half[:width], 0.5 * shares[1], references, first, halves.odd[s, first:stop])
             if s + 1 < n_windows:
                 for j in range(width):
                     total[j] += frames[s + window, first + j]
