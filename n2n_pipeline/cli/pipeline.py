@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @options.ingest_options
 @configured
 def run(movie: Path, outdir: Path | None, config: RunConfig, restart: bool) -> None:
-    """Take MOVIE from the camera's file to a denoised movie and a report, all in OUTDIR.
+    """Denoise a camera's MOVIE and report on it, all in OUTDIR.
 
-    OUTDIR is by default the movie's name with _denoised, beside it.
+    A stage that was done is not done again. OUTDIR is by default the movie's name with _denoised, beside it.
     """
     from n2n_pipeline.run import run_pipeline
 
@@ -40,7 +40,10 @@ def run(movie: Path, outdir: Path | None, config: RunConfig, restart: bool) -> N
 @options.device
 @configured
 def demo(outdir: Path, config: RunConfig, restart: bool) -> None:
-    """Run everything on a small simulated movie that comes with the package, and compare with its truth."""
+    """Run everything on a small movie of the package itself.
+
+    It is simulated, so that the result can be compared with its truth.
+    """
     from n2n_pipeline import run as road
 
     log_beside(outdir / "movie.zarr")

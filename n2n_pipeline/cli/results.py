@@ -54,7 +54,10 @@ def export(store: Path, file: Path, **given: Any) -> None:
 @click.option("--no-browser", is_flag=True, help="Print the address and leave opening it to you.")
 @everywhere
 def view(stores: tuple[Path, ...], address: str, expose: bool, no_browser: bool) -> None:
-    """Open stores side by side in a viewer in the browser, until Ctrl-C; works offline."""
+    """Show stores side by side in the browser, until Ctrl-C.
+
+    Works offline.
+    """
     from n2n_pipeline.view import serve
 
     with serve(stores, address, expose) as viewing:
@@ -71,7 +74,7 @@ def view(stores: tuple[Path, ...], address: str, expose: bool, no_browser: bool)
 @options.as_json
 @everywhere
 def info(path: Path, as_json: bool) -> None:
-    """Tell what a movie or store is: shape, type, pixel size, dose, progress, provenance."""
+    """Tell what a movie or store is, and how far it has come."""
     from n2n_pipeline.info import read_info
 
     (print_json if as_json else print_lines)(read_info(path))
@@ -82,7 +85,10 @@ def info(path: Path, as_json: bool) -> None:
 @options.as_json
 @everywhere
 def verify(store: Path, as_json: bool) -> None:
-    """Hash every file of STORE again and compare; ends with 76 if anything is not as it was written."""
+    """Hash every file of STORE again and compare.
+
+    Ends with 76 if anything is not as it was written.
+    """
     from n2n_pipeline import manifest
 
     manifest.check_ours(store)
@@ -111,7 +117,10 @@ def status(store: Path, as_json: bool) -> None:
 @click.option("--window", type=click.IntRange(min=2), default=2, show_default=True, help="Frames to average.")
 @everywhere
 def import_weights(file: Path, output: Path, scale: float, window: int) -> None:
-    """Convert a .pth state dict of the student project or the cryo-EM port; nothing in it is run."""
+    """Convert a .pth state dict of an older project.
+
+    Those of the student project and of the cryo-EM port are known. Nothing in the file is run.
+    """
     from n2n_pipeline import checkpoint
 
     log_beside(output)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @options.cluster
 @configured
 def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: RunConfig, restart: bool) -> None:
-    """Turn a camera's MOVIE into an OME-Zarr store of its raw counts.
+    """Store the raw counts of a camera's MOVIE as OME-Zarr.
 
     OUT.zarr is by default the movie's name with .zarr, beside it. Of several movies, each gets a store in DIR.
     """
@@ -55,7 +55,7 @@ def _plan_stores(paths: tuple[Path, ...], folder: Path | None) -> list[tuple[Pat
 @options.device
 @configured
 def align(store: Path, as_json: bool, config: RunConfig, restart: bool) -> None:
-    """Estimate the drift in STORE and save it there as one shift per frame."""
+    """Estimate the drift in STORE, and save it there."""
     from n2n_pipeline.device import choose_device
     from n2n_pipeline.drift import align_store, describe_shifts
 
@@ -81,7 +81,10 @@ def align(store: Path, as_json: bool, config: RunConfig, restart: bool) -> None:
 def sweep(
     store: Path, model: Path | None, output: Path | None, as_json: bool, config: RunConfig, restart: bool
 ) -> None:
-    """Score averaging windows on STORE without a clean reference, and name the best."""
+    """Score averaging windows on STORE, and name the best.
+
+    No clean reference is needed: frames that were left out are predicted.
+    """
     from n2n_pipeline.sweep import sweep_windows
 
     log_beside(store)
@@ -111,7 +114,10 @@ def sweep(
 def train(
     stores: tuple[Path, ...], output: Path, slurm: Path | None, dry_run: bool, config: RunConfig, restart: bool
 ) -> None:
-    """Train a network on the pairs of STORE...; a store may be a folder with even/ and odd/ images."""
+    """Train a network on the halves of one STORE or more.
+
+    A store may also be a folder with even/ and odd/ images.
+    """
     if slurm is not None:
         _submit(slurm, output, dry_run)
         return
@@ -166,7 +172,10 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 @options.device
 @configured
 def denoise(store: Path, model: Path, output: Path | None, cluster: str, config: RunConfig, restart: bool) -> None:
-    """Denoise STORE with MODEL, resuming where it stopped; STORE may be a montage or a folder of images."""
+    """Denoise STORE with MODEL, resuming where it stopped.
+
+    STORE may be a montage or a folder of images.
+    """
     from n2n_pipeline.inference.denoise import denoise_store
     from n2n_pipeline.records import catch_signals
 
@@ -197,7 +206,10 @@ def denoise(store: Path, model: Path, output: Path | None, cluster: str, config:
 )
 @everywhere
 def pairs(store: Path, output: Path, window: int, stride: int, split: Split) -> None:
-    """Write the even and odd averages of STORE: a Zarr store, or a folder with even/ and odd/ images."""
+    """Write the even and odd averages of STORE.
+
+    OUT is a Zarr store, or a folder with even/ and odd/ images.
+    """
     from n2n_pipeline.export.halves import export_pairs
 
     log_beside(output)

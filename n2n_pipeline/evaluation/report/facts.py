@@ -100,7 +100,8 @@ def read_scores(metrics: Mapping[str, Any]) -> list[Score]:
     """Pick the numbers to show large: against the truth where there is one, and those that need none."""
     gaussian = metrics.get("best_gaussian") or {}
     camera = metrics.get("camera") or {}
-    truth, unseen = "Against the truth, mean over all frames.", "Where all frames of a window overlap."
+    truth = "Against the truth, mean over all frames."
+    unseen = "Of the scene as the camera records it, blur and all, where all frames of a window overlap."
     wanted = [
         ("SNR", metrics.get("snr_db"), "dB", truth),
         ("PSNR", metrics.get("psnr_db"), "dB", truth),
