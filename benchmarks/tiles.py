@@ -2,23 +2,30 @@
 
     python benchmarks/tiles.py                         # 2048 x 2048, the paper's network, 3 rounds
     python benchmarks/tiles.py --network default       # with the network that a CPU gets by default
+    python benchmarks/tiles.py --environments DIR      # where other libraries are installed, and kept
 
 Every method runs in a fresh process, for the allocator's settings hold for a whole process, and other libraries in
-a virtual environment that this script makes for each of them. They take turns, so that a noisy machine is unfair
-to none; ratios are medians over rounds of the ratio within a round. Images are in memory before and after; neither
-start-up nor a small image first are counted. Megapixels per CPU second hold on a machine that others use too.
+a virtual environment that this script makes for each of them, with this one's PyTorch. They take turns, so that a
+noisy machine is unfair to none; ratios are medians over rounds of the ratio within a round. Images are in memory
+before and after; neither start-up nor a small image first are counted. Megapixels per CPU second hold on a machine
+that others use too. A library that cannot be installed is named in the results, with the reason.
 
     n2n-pipeline   tiles, halo, mirrored border and blending as `n2n-pipeline denoise` plans them
     limit          the same network on as many pixels: 512 x 512 pieces side by side with nothing around them,
                    channels last, the allocator tuned
     monai          monai.inferers.sliding_window_inference, 512 x 512, overlap 0.25, Gaussian, same network
+    careamics      CAREamist.predict, tiles of 512 x 512, its default overlap, its default Noise2Noise U-Net
+    topaz          topaz denoise with its default U-Net, pieces of 1024 x 1024 and padding of 500 px
 
-The first two run in the precision that n2n-pipeline chooses on this machine, and again in float32, as MONAI does.
+The first two run in the precision that n2n-pipeline chooses on this machine, and again in float32, as the others
+do. The last two bring their own networks, so the table says how much work a pixel is for each: floating-point
+operations of the bare network per pixel of a 512 x 512 image.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -31,11 +38,15 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from n2n_pipeline import model
 from n2n_pipeline.checkpoint import Denoiser, ModelCard
@@ -52,12 +63,27 @@ from n2n_pipeline.store import write_movie
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"paper": PAPER_NETWORK, "default": CPU_NETWORK}
-PACKAGES = {"monai": "monai==1.6.1"}
-METHODS = ("n2n-pipeline", "limit", "n2n-pipeline float32", "limit float32", "monai")
+PACKAGES = {
+    "monai": ("monai==1.6.1",),
+    "careamics": ("careamics==0.3.5", "torchvision"),
+    "topaz": ("topaz-em==0.3.20",),
+}
+BESIDES = {  # what they need that has no say in which PyTorch is used
+    "monai": (),
+    "careamics": ("bioimageio-core<=0.11.0", "lightning<=2.6.6", "microssim<=0.0.5", "torchmetrics<1.9"),
+    "topaz": ("tqdm", "scikit-learn", "future"),
+}
+OURS = ("n2n-pipeline", "limit", "n2n-pipeline float32", "limit float32")
 PIECE_PX = 512
 
 Floats = npt.NDArray[np.float32]
-Denoise = Callable[[Floats], object]
+
+
+class Denoise(NamedTuple):
+    """A way to denoise, ready to be timed."""
+
+    run: Callable[[Floats], object]
+    network: torch.nn.Module
 
 
 def make_network(name: str) -> UNet:
@@ -80,7 +106,7 @@ def start_pipeline(network: UNet, precision: torch.dtype | None) -> Denoise:
         plan = plan_tiles(image.shape, tiling_of(choice, config.tile, network.config))
         return denoise_frames(denoiser, image[None], np.ones_like(image[None]), plan)
 
-    return denoise
+    return Denoise(denoise, network)
 
 
 def start_limit(network: UNet, precision: torch.dtype | None) -> Denoise:
@@ -99,7 +125,7 @@ def start_limit(network: UNet, precision: torch.dtype | None) -> Denoise:
                     denoised[place] = network(piece)[0, 0].numpy()
         return denoised
 
-    return denoise
+    return Denoise(denoise, network)
 
 
 def start_monai(network: UNet, _precision: torch.dtype | None) -> Denoise:
@@ -113,10 +139,57 @@ def start_monai(network: UNet, _precision: torch.dtype | None) -> Denoise:
         tensor = torch.from_numpy(image)[None, None]
         return sliding_window_inference(tensor, (PIECE_PX, PIECE_PX), 1, network, overlap=0.25, mode="gaussian")
 
-    return denoise
+    return Denoise(denoise, network)
 
 
-STARTS = {"n2n-pipeline": start_pipeline, "limit": start_limit, "monai": start_monai}
+def start_careamics(_network: UNet, _precision: torch.dtype | None) -> Denoise:
+    """Return CAREamics' tiled prediction, after one step of training, which it asks for."""
+    if find_spec("torchvision"):  # it is imported, not used; its wheel may want another build of PyTorch
+        for name in ("nms", "qnms"):
+            with suppress(RuntimeError):
+                torch.library.define(f"torchvision::{name}", "() -> ()")
+    from careamics import CAREamist
+    from careamics.config.factories import create_n2n_config
+
+    data = {"data_type": "array", "axes": "YX"}
+    training = {"patch_size": (64, 64), "batch_size": 1, "num_epochs": 1, "num_steps": 1, "n_val_patches": 1}
+    noisy = np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
+    folder = tempfile.mkdtemp(dir=os.environ["N2N_SCRATCH"])
+    careamist = CAREamist(
+        create_n2n_config(experiment_name="tiles", **data, **training), work_dir=folder, enable_progress_bar=False
+    )
+    pair = {"train_data": noisy[0], "train_data_target": noisy[1]}
+    careamist.train(**pair, val_data=noisy[0], val_data_target=noisy[1])
+    return Denoise(
+        lambda image: careamist.predict(image, tile_size=(PIECE_PX, PIECE_PX), batch_size=1, **data),
+        careamist.model.model,
+    )
+
+
+def start_topaz(_network: UNet, _precision: torch.dtype | None) -> Denoise:
+    """Return what `topaz denoise` does with one micrograph, with its defaults."""
+    from topaz.denoise import Denoise as Topaz
+    from topaz.denoise import denoise_image
+
+    models = [Topaz("unet")]
+    return Denoise(lambda image: denoise_image(image, models, patch_size=1024, padding=500), models[0].model)
+
+
+STARTS = {
+    "n2n-pipeline": start_pipeline,
+    "limit": start_limit,
+    "monai": start_monai,
+    "careamics": start_careamics,
+    "topaz": start_topaz,
+}
+
+
+def operations_per_pixel(network: torch.nn.Module) -> float:
+    """Count a network's multiplications and additions per pixel of an image."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network.eval()(torch.zeros(1, 1, PIECE_PX, PIECE_PX))
+    return counter.get_total_flops() / PIECE_PX**2
 
 
 def measure(method: str, network: str, side: int) -> dict[str, float]:
@@ -126,10 +199,10 @@ def measure(method: str, network: str, side: int) -> dict[str, float]:
     chosen = None if precision else autocast_dtype(torch.device("cpu"))
     denoise = STARTS[name](make_network(network), chosen)
     image = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
-    denoise(image[:PIECE_PX, :PIECE_PX].copy())
+    denoise.run(image[:PIECE_PX, :PIECE_PX].copy())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
-    denoise(image)
+    denoise.run(image)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megapixels = image.size / 1e6
@@ -137,55 +210,71 @@ def measure(method: str, network: str, side: int) -> dict[str, float]:
         "mpx_per_second": megapixels / wall,
         "mpx_per_cpu_second": megapixels / cpu,
         "peak_memory_mib_above_a_small_image": (peak - before) / 1024,
+        "network_kflop_per_px": operations_per_pixel(denoise.network) / 1e3,
     }
 
 
 def make_environment(name: str, folder: Path) -> Path:
     """Make a virtual environment with a method's package, which sees this one's PyTorch; return its Python."""
     environment = folder / name
-    venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    theirs = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    )
+    done = environment / "installed"
+    if done.exists():
+        return python
+    venv.create(environment, with_pip=True, clear=True)
+    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    theirs = subprocess.check_output([python, "-c", find], text=True)
     Path(theirs.strip(), "this.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", PACKAGES[name]], check=True)
+    ours = environment / "constraints.txt"
+    ours.write_text(f"torch=={torch.__version__}\n")
+    for words in (["--no-deps", *PACKAGES[name]], ["-c", ours, *BESIDES[name]]):
+        if words[-1] is not ours:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *words], check=True, text=True, stderr=-1)
+    done.touch()
     return python
+
+
+def make_environments(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Install every other library; return the Python of each, and why others could not be had."""
+    pythons, missing = {}, {}
+    for name in PACKAGES:
+        try:
+            pythons[name] = make_environment(name, folder)
+        except subprocess.CalledProcessError as error:
+            missing[name] = error.stderr.strip().splitlines()[-1]
+            print(f"{name}: {missing[name]}", flush=True)
+    return pythons, missing
 
 
 def run_in_fresh_process(python: Path, method: str, network: str, side: int) -> dict[str, float]:
     """Measure a method in a process of its own."""
     words = [python, __file__, "--child", method, "--network", network, "--side", str(side)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "N2N_SCRATCH": scratch}
+        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=scratch)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def compare(network: str, side: int, rounds: int) -> dict[str, object]:
+def compare(network: str, side: int, rounds: int, folder: Path) -> dict[str, object]:
     """Let the methods take turns, and sum up."""
-    found: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
-    with tempfile.TemporaryDirectory() as folder:
-        pythons = {name: make_environment(name, Path(folder)) for name in PACKAGES}
-        for number in range(rounds):
-            for method in METHODS:
-                python = pythons.get(method, Path(sys.executable))
-                found[method].append(run_in_fresh_process(python, method, network, side))
-                print(f"round {number + 1}: {method} {found[method][-1]}", flush=True)
+    pythons, missing = make_environments(folder)
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in (*OURS, *pythons)}
+    for number in range(rounds):
+        for method, measured in found.items():
+            python = pythons.get(method, Path(sys.executable))
+            measured.append(run_in_fresh_process(python, method, network, side))
+            print(f"round {number + 1}: {method} {measured[-1]}", flush=True)
 
     def ratio(ours: str, theirs: str, key: str) -> float:
         pairs = zip(found[ours], found[theirs], strict=True)
         return round(statistics.median(one[key] / other[key] for one, other in pairs), 2)
 
-    compared = [
-        ("n2n-pipeline", "limit"),
-        ("n2n-pipeline float32", "limit float32"),
-        ("n2n-pipeline", "monai"),
-        ("n2n-pipeline float32", "monai"),
-    ]
+    compared = [("n2n-pipeline", "limit"), ("n2n-pipeline float32", "limit float32")]
+    compared += [(ours, theirs) for theirs in pythons for ours in OURS[::2]]
     keys = ("mpx_per_second", "mpx_per_cpu_second")
     ratios = {f"{key}: {ours} / {theirs}": ratio(ours, theirs, key) for key in keys for ours, theirs in compared}
-    return {"ratios": ratios, "rounds": found}
+    return {"ratios": ratios, "could_not_be_installed": missing, "rounds": found}
 
 
 def main() -> None:
@@ -194,14 +283,22 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="paper")
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--environments", type=Path, metavar="DIR", help="for other libraries; temporary by default"
+    )
     parser.add_argument("--child", metavar="METHOD", help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
         print(json.dumps(measure(told.child, told.network, told.side)))
         return
-    result = compare(told.network, told.side, told.rounds)
+    with tempfile.TemporaryDirectory() as temporary:
+        result = compare(told.network, told.side, told.rounds, told.environments or Path(temporary))
     result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    result |= {"torch": torch.__version__, "side_px": told.side, "packages": list(PACKAGES.values())}
+    result |= {
+        "torch": torch.__version__,
+        "side_px": told.side,
+        "packages": [*itertools.chain(*PACKAGES.values())],
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"tiles_{told.network}_cpu.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["ratios"], indent=1))
