@@ -121,7 +121,7 @@ def _slurm_workers(file: Path) -> Any:
         walltime=asked.time,
         interface=asked.interface,
         job_extra_directives=list(asked.directives),
-        job_script_prologue=list(asked.setup),
+        job_script_prologue=[f"export OMP_NUM_THREADS={asked.cores}", *asked.setup],
         python=shlex.quote(sys.executable),
         protocol="tls://",
         security=certificates,

@@ -148,7 +148,7 @@ class TileConfig(Settings):
     """How inference cuts a frame; memory grows with (core_px + 2 halo_px)²."""
 
     core_px: Positive | Literal["auto"] = "auto"
-    """Side of the part of a tile that is kept; by default as large as memory allows, up to 1024."""
+    """Side of the part of a tile that is kept; by default as large as memory allows, up to 4096."""
     halo_px: Annotated[int, Field(ge=0)] | Literal["auto", "exact"] = "auto"
     """Context on each side: as measured on the network, or what makes tiles exact."""
     halo_error: float = Field(default=0.01, gt=0)

@@ -162,6 +162,12 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 @options.setting("--window", "denoise.window", "Frames averaged; default: as trained.", metavar="W")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
 @options.setting(
+    "--dtype",
+    "denoise.dtype",
+    "Type of the pixels; source: the movie's.",
+    type=click.Choice(["float32", "float16", "source"]),
+)
+@options.setting(
     "--memory",
     "denoise.memory_gb",
     "Memory to use; default: up to half of what is free.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import Literal
@@ -24,6 +25,8 @@ TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
 READING_BYTES = 64  # per pixel of a tile, for two tiles that wait, beside the window's frames
 SAMPLES = 3
 AFFORDABLE_PX = (6e7, 2e10)  # what the paper's network does in about two minutes on a CPU, on a GPU
+
+_log = logging.getLogger(__name__)
 
 
 def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: int) -> Choice:
@@ -55,7 +58,10 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
 
 
 def as_chosen(denoiser: Denoiser, choice: Choice) -> Denoiser:
-    """Return a denoiser of the precision that was chosen."""
+    """Return a denoiser of the precision that was chosen, and compute with as many threads: both show in bytes."""
+    if denoiser.device.type == "cpu" and torch.get_num_threads() != choice.threads:
+        _log.warning("going on with %d threads, as this output was begun", choice.threads)
+        torch.set_num_threads(choice.threads)
     return replace(denoiser, dtype=torch.bfloat16 if choice.precision == "bfloat16" else None)
 
 

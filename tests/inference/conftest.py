@@ -10,9 +10,9 @@ from n2n_pipeline.model import UNet
 def make_denoiser():
     """Make an untrained network in float32, whose output is far from constant."""
 
-    def make(width=6, depth=2, kind="unet", in_channels=1):
+    def make(**network):
         torch.manual_seed(3)
-        network_config = NetworkConfig(kind=kind, width=width, depth=depth, in_channels=in_channels)
+        network_config = NetworkConfig(**{"width": 6, "depth": 2} | network)
         card = ModelCard(network=network_config, mean=10.0, scale=2.0, window=4)
         network = UNet(network_config).eval().requires_grad_(False)
         return Denoiser(network, card, torch.device("cpu"))

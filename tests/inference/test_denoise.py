@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from n2n_pipeline.averages import read_pairs
@@ -161,6 +162,16 @@ def test_blocks_of_a_large_image_make_the_same_image(model, tmp_path, monkeypatc
     np.testing.assert_allclose(denoised(tmp_path / "many.zarr"), denoised(tmp_path / "one.zarr"), rtol=1e-3)
 
 
+@pytest.mark.parametrize("tile", [(1000, 0), (16, 0), (40, 12)])
+def test_tile_plans_differ_by_less_than_their_rounding(movie, model, tmp_path, monkeypatch, tile):
+    monkeypatch.setattr("n2n_pipeline.inference.pixels.round_mantissa", lambda pixels: pixels)
+    denoise_store(movie, model, tmp_path / "one.zarr", config())
+    other = TileConfig(core_px=tile[0], overlap_px=tile[1], halo_px="exact")
+    denoise_store(movie, model, tmp_path / "other.zarr", DenoiseConfig(augment="off", tile=other))
+    one, other = denoised(tmp_path / "one.zarr"), denoised(tmp_path / "other.zarr")
+    assert np.abs(other - one).max() <= 1e-5 * one.std()
+
+
 class Killed(Exception):
     pass
 
@@ -191,6 +202,28 @@ def test_a_finished_output_is_left_alone(movie, model, tmp_path):
     before = files(tmp_path / "out.zarr")
     assert denoise_store(movie, model, tmp_path / "out.zarr", config()) == 0
     assert files(tmp_path / "out.zarr") == before
+
+
+def test_a_run_that_is_continued_computes_with_the_threads_it_began_with(movie, model, tmp_path, monkeypatch):
+    used, real = [], denoise.run_network
+
+    def note(*args):
+        used.append(torch.get_num_threads())
+        if len(used) == 1:
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(denoise, "run_network", note)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(Killed):
+            denoise_store(movie, model, tmp_path / "out.zarr", config())
+        torch.set_num_threads(1)
+        denoise_store(movie, model, tmp_path / "out.zarr", config())
+    finally:
+        torch.set_num_threads(before)
+    assert set(used) == {3}
 
 
 def test_other_settings_are_refused_unless_the_output_is_restarted(movie, model, tmp_path):

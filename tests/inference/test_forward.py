@@ -48,34 +48,49 @@ def assert_equal_to_1e5_of_std(actual, expected):
     assert np.abs(actual - expected).max() <= 1e-5 * expected.std()
 
 
-@pytest.mark.parametrize("kind", ["unet", "unet-transpose"])
+@pytest.mark.parametrize("network", [{"depth": 2}, {"depth": 2, "kind": "unet-transpose"}], ids=str)
 @pytest.mark.parametrize("overlap", [0, 6, 16])
 @pytest.mark.parametrize("core", [4, 32, 45, 1000])
 @pytest.mark.parametrize(
     "shape",
     [
         (64, 64),  # multiples of the stride
+        (96, 32),
         (61, 67),  # prime
+        (101, 53),
         (33, 128),  # odd
+        (99, 63),
+        (64, 65),  # one pixel too many
         (3, 3),  # smaller than the stride
+        (2, 90),
         (1, 97),  # a line
         (130, 1),
+        (1, 1),
     ],
+    ids=str,
 )
-def test_exact_tiles_are_the_untiled_network(make_denoiser, shape, core, overlap, kind):
-    denoiser = make_denoiser(kind=kind)
+def test_exact_tiles_are_the_untiled_network(make_denoiser, shape, core, overlap, network):
+    denoiser = make_denoiser(**network)
     values = noise(1, *shape)
-    tiling = Tiling(STRIDE, core, exact_halo(denoiser.card.network), min(overlap, core // 2))
+    tiling = Tiling(
+        stride(denoiser.card.network), core, exact_halo(denoiser.card.network), min(overlap, core // 2)
+    )
     assert_equal_to_1e5_of_std(tiled(denoiser, values, tiling), untiled(denoiser, values))
 
 
-@settings(deadline=None, max_examples=25)
-@given(data=st.data(), height=st.integers(1, 90), width=st.integers(1, 90), core=st.integers(8, 100))
-def test_exact_tiles_are_the_untiled_network_for_any_size(make_denoiser, data, height, width, core):
-    denoiser = make_denoiser()
+@settings(deadline=None, max_examples=40)
+@given(
+    data=st.data(),
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    core=st.integers(8, 100),
+    network=st.fixed_dictionaries({"depth": st.integers(1, 3), "fold": st.sampled_from([1, 2, 4])}),
+)
+def test_exact_tiles_are_the_untiled_network_for_any_size(make_denoiser, data, height, width, core, network):
+    denoiser = make_denoiser(**network, kind=data.draw(st.sampled_from(["unet", "unet-transpose"])))
     values = noise(1, height, width, seed=height * width)
     overlap = data.draw(st.integers(0, core // 2))
-    tiling = Tiling(STRIDE, core, exact_halo(denoiser.card.network), overlap)
+    tiling = Tiling(stride(denoiser.card.network), core, exact_halo(denoiser.card.network), overlap)
     assert_equal_to_1e5_of_std(tiled(denoiser, values, tiling), untiled(denoiser, values))
 
 

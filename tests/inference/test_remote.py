@@ -1,45 +1,110 @@
-"""On a cluster: the same bytes, whoever dies."""
+"""The same pixels, by however many workers, however they are interrupted."""
 
+import hashlib
+import logging
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
+import zarr
 
 from n2n_pipeline.checkpoint import save_model
 from n2n_pipeline.cluster import connect
 from n2n_pipeline.config import DenoiseConfig, TileConfig
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.remote import denoise_on_cluster
-from n2n_pipeline.store import write_movie
+from n2n_pipeline.store import open_store, write_movie
 
+_log = logging.getLogger(__name__)  # the digests, with --log-level=INFO -rP
+
+SHAPE = (100, 45, 62)
+BLOCKS = 7  # of 16 frames
+KILLS = 5
 CONFIG = DenoiseConfig(tile=TileConfig(core_px=24, halo_px="exact"), memory_gb=1, augment="off", halves=True)
 
 
-@pytest.fixture
-def movie(tmp_path):
-    frames = np.random.default_rng(0).poisson(9, (100, 45, 62)).astype(np.uint8)
-    return write_movie(tmp_path / "movie.zarr", frames).path
-
-
-@pytest.fixture
-def model(tmp_path, make_denoiser):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, make_denoiser):
+    """A movie, a model, and what one thread makes of them."""
+    folder = tmp_path_factory.mktemp("remote")
+    write_movie(folder / "movie.zarr", np.random.default_rng(0).poisson(9, SHAPE).astype(np.uint8))
     denoiser = make_denoiser()
-    save_model(tmp_path / "model", denoiser.network, denoiser.card)
-    return tmp_path / "model"
+    save_model(folder / "model", denoiser.network, denoiser.card)
+    denoise_store(folder / "movie.zarr", folder / "model", folder / "here.zarr", CONFIG)
+    return folder
 
 
-def shards(path):
-    files = [file for name in ("0", "even", "odd") for file in (path / name / "c").rglob("*") if file.is_file()]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+@pytest.fixture(scope="module")
+def expected(folder):
+    found = digest(folder / "here.zarr")
+    _log.info("one process: %s", found)
+    return found
+
+
+def digest(path):
+    """SHA-256 of the decoded pixels of both halves and their mean; of a store that is complete."""
+    open_store(path)
+    pixels = hashlib.sha256()
+    for name in ("0", "even", "odd"):
+        pixels.update(np.asarray(zarr.open_group(path, mode="r")[name]).tobytes())
+    return pixels.hexdigest()
+
+
+def done(path):
+    return len([file for file in (path / "odd" / "c").rglob("*") if file.is_file()])
+
+
+def kill_when_begun(pid, output):
+    while not done(output):
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_workers_write_the_same_bytes_though_one_is_killed(movie, model, tmp_path):
-    denoise_store(movie, model, tmp_path / "here.zarr", CONFIG)
-    with connect("local:2") as client:
-        workers = client.run(os.getpid)
-        client.submit(os.kill, next(iter(workers.values())), signal.SIGKILL, pure=False)
-        assert denoise_on_cluster(movie, model, tmp_path / "there.zarr", client, CONFIG) == 7  # of 16 frames
-    assert shards(tmp_path / "there.zarr") == shards(tmp_path / "here.zarr")
-    assert len(shards(tmp_path / "here.zarr")) == 3 * 7
+@pytest.mark.parametrize("killed", [False, True], ids=["uninterrupted", "a worker is killed"])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_write_the_same_pixels_though_one_is_killed(folder, expected, tmp_path, workers, killed):
+    output = tmp_path / "there.zarr"
+    with connect(f"local:{workers}") as client:
+        if killed:
+            pids = client.run(os.getpid)
+            killer = threading.Thread(target=kill_when_begun, args=(next(iter(pids.values())), output))
+            killer.start()
+        assert denoise_on_cluster(folder / "movie.zarr", folder / "model", output, client, CONFIG) == BLOCKS
+        if killed:
+            killer.join()
+            assert client.run(os.getpid) != pids
+    found = digest(output)
+    _log.info("%d workers, %s: %s", workers, "one killed" if killed else "uninterrupted", found)
+    assert found == expected
+
+
+def start(folder, output, cluster):
+    words = [sys.executable, "-m", "n2n_pipeline", "denoise", folder / "movie.zarr", "-m", folder / "model"]
+    words += ["--quiet", "--halves", "--memory", "1GB", "--set", "denoise.augment=off", "--cluster", cluster]
+    words += ["--set", "denoise.tile={core_px: 24, halo_px: exact}", "-o", output]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("cluster", ["threads", "local:1", "local:2", "local:4"])
+def test_a_command_killed_five_times_ends_in_the_same_pixels(folder, expected, tmp_path, cluster):
+    output = tmp_path / "out.zarr"
+    for number in range(1, KILLS + 1):
+        command = start(folder, output, cluster)
+        while done(output) < number and command.poll() is None:
+            time.sleep(0.002)
+        command.kill()
+        command.wait()
+    assert done(output) < BLOCKS
+    assert start(folder, output, cluster).wait() == 0
+    found = digest(output)
+    _log.info("%s, killed %d times: %s", cluster, KILLS, found)
+    assert found == expected
