@@ -128,6 +128,9 @@ class TrainConfig(Settings):
     """Validations without a lower loss after which training ends early; 0 uses the whole budget."""
     init: Path | None = None
     """Model to start from instead of random weights; its network is used."""
+    pair: bool = False
+    """The two stores or files are two exposures of one field of view, such as a montage: one is the target of the
+    other."""
     memory_gb: float = Field(default=2.0, gt=0)
     """Memory for frames; a movie that is larger is sampled from regions that are replaced as training goes on."""
     precision: Precision = "auto"

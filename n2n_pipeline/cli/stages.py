@@ -104,6 +104,7 @@ def sweep(
 @options.window
 @options.steps
 @options.device
+@options.setting("--pair", "train.pair", "STORE STORE are exposures of one scene.", is_flag=True, default=None)
 @options.setting("--init", "train.init", "Model to start from.", type=PATH, metavar="MODEL")
 @options.setting(
     "--time", "train.time_minutes", "Train so long instead, as 10m or 2h.", type=words.minutes, metavar="T"
@@ -116,7 +117,8 @@ def train(
 ) -> None:
     """Train a network on the halves of one STORE or more.
 
-    A store may also be a folder with even/ and odd/ images.
+    A store may also be a folder with even/ and odd/ images. With --pair, STORE STORE are two exposures of one
+    montage, as stores or camera files; they need not be aligned.
     """
     if slurm is not None:
         _submit(slurm, output, dry_run)

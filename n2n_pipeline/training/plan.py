@@ -26,6 +26,7 @@ from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
+from n2n_pipeline.training.exposures import Exposures, pair_exposures
 from n2n_pipeline.training.patches import Block, PatchSampler, Recipe, plan_held_out
 from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
@@ -88,6 +89,9 @@ def open_movies(paths: Sequence[Path], config: TrainConfig | None = None) -> Mov
         If a store has fewer than two frames, or a folder's images do not pair.
     """
     config = config or TrainConfig()
+    if config.pair:
+        exposures, digests = pair_exposures(paths, int(config.memory_gb * 1e9))
+        return Movies([exposures], digests, None, {})
     movies = Movies([], [], None, {})
     longest = 0
     for path in paths:
@@ -214,7 +218,7 @@ def plan_held_out_frames(n_frames: int, config: TrainConfig) -> list[int]:
 
 def _choose_windows(movies: Movies, config: RunConfig) -> tuple[int, ...]:
     wanted = config.train.window
-    if any(isinstance(movie, ImagePair) for movie in movies.frames):
+    if any(isinstance(movie, ImagePair | Exposures) for movie in movies.frames):
         if movies.first_store is not None or wanted not in ("auto", 2):
             raise InputError(
                 "train", "pairs of images are windows of 2", "train on them alone, with --window auto"
