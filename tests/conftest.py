@@ -13,8 +13,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from faults import in_memory
+from private_slurm import slurm
 
 from n2n_pipeline.progress import set_quiet
+
+__all__ = ["slurm"]  # a fixture
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -27,7 +30,7 @@ def _has_gpu() -> bool:
 
 NEEDS = {
     "gpu": (_has_gpu, "no CUDA device"),
-    "slurm": (lambda: shutil.which("slurmctld") is not None, "no SLURM installed"),
+    "slurm": (lambda: shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"), "no SLURM installed"),
     "browser": (lambda: bool(shutil.which("chromium") and find_spec("selenium")), "no Chromium with selenium"),
 }
 

@@ -27,6 +27,9 @@ from n2n_pipeline.model import UNet, exact_halo, stride
 
 Floats = npt.NDArray[np.float32]
 
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+"""What PyTorch, and the library that does its convolutions on a CPU, say when there is none."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +126,7 @@ def run_within_memory(network: nn.Module, images: Tensor) -> Tensor:
     """
     try:
         return forward(network, images)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error) or not isinstance(network, UNet):
             raise
     _log.warning("out of memory at %d images of %d x %d px: going on with half of that", *images[:, 0].shape)
@@ -206,7 +209,7 @@ class Canvas:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in NO_MEMORY)
 
 
 def _turn(images: Tensor, turn: Turn) -> Tensor:

@@ -1,5 +1,7 @@
 import copy
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,6 +179,42 @@ def test_out_of_memory_parts_are_halved_and_give_the_same_pixels(make_denoiser, 
     monkeypatch.setattr(forward, "forward", with_little_memory)
     assert_equal_to_1e5_of_std(run_network(denoiser, values, values), expected)
     assert "half of that" in caplog.text
+
+
+IN_LITTLE_MEMORY = """
+import re, resource, torch
+import numpy as np
+from pathlib import Path
+from n2n_pipeline.checkpoint import Denoiser, ModelCard
+from n2n_pipeline.config import NetworkConfig
+from n2n_pipeline.inference.forward import run_network
+from n2n_pipeline.model import UNet
+
+torch.set_num_threads(1)
+config = NetworkConfig(width=16, depth=2)
+network = UNet(config).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+denoiser = Denoiser(network, ModelCard(network=config, mean=10, scale=2, window=4), torch.device("cpu"))
+values = np.random.default_rng(0).normal(10, 2, (2, 1024, 512)).astype(np.float32)
+run_network(denoiser, values[:, :64, :64], values[:, :64, :64])
+held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+limits = [(held + 110 * 2**20, resource.RLIM_INFINITY), resource.getrlimit(resource.RLIMIT_AS)]
+found = []
+for limit in limits:
+    resource.setrlimit(resource.RLIMIT_AS, limit)
+    found.append(run_network(denoiser, values, values))
+print(float(np.abs(found[0] - found[1]).max() / found[1].std()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by what Linux has for it")
+def test_a_process_that_runs_out_of_memory_goes_on_with_less_and_gives_the_same_pixels(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory at 2 images of 1024 x 512 px: going on with half of that" in done.stderr
+    assert "out of memory at 1 images of 1024 x 512 px: going on with half of that" in done.stderr
+    assert float(done.stdout) <= 1e-5
 
 
 def test_a_network_that_fits_no_memory_is_one_line(make_denoiser, monkeypatch):

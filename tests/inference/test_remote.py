@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import zarr
+from private_slurm import ask
 
 from n2n_pipeline.checkpoint import save_model
 from n2n_pipeline.cluster import connect
@@ -84,12 +85,11 @@ def test_workers_write_the_same_pixels_though_one_is_killed(folder, expected, tm
     assert found == expected
 
 
-def start(folder, output, cluster):
+def start(folder, output, cluster, environment=os.environ, cwd=None):
     words = [sys.executable, "-m", "n2n_pipeline", "denoise", folder / "movie.zarr", "-m", folder / "model"]
     words += ["--quiet", "--halves", "--memory", "1GB", "--set", "denoise.augment=off", "--cluster", cluster]
     words += ["--set", "denoise.tile={core_px: 24, halo_px: exact}", "-o", output]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(words, env={**environment, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -108,3 +108,24 @@ def test_a_command_killed_five_times_ends_in_the_same_pixels(folder, expected, t
     found = digest(output)
     _log.info("%s, killed %d times: %s", cluster, KILLS, found)
     assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_two_slurm_jobs_one_cancelled_midway_end_in_the_same_pixels(slurm, folder, expected, tmp_path):
+    pytest.importorskip("dask_jobqueue")
+    output, asked = tmp_path / "out.zarr", tmp_path / "slurm.yaml"
+    asked.write_text("jobs: 2\ncores: 1\nmemory_gb: 2\ntime: '00:10:00'\ninterface: lo\npartition: test\n")
+    command = start(folder, output, f"slurm:{asked}", {**slurm, "TMPDIR": str(tmp_path)}, cwd=tmp_path)
+    while done(output) < 2 and command.poll() is None:
+        time.sleep(0.002)
+    jobs = ask(slurm, "squeue", "--noheader", "--format=%i", "--states=RUNNING").split()
+    ask(slurm, "scancel", jobs[0])
+    _log.info("jobs %s, cancelled %s after %d of %d blocks", jobs, jobs[0], done(output), BLOCKS)
+    assert done(output) < BLOCKS
+    assert command.wait() == 0
+    found = digest(output)
+    _log.info("two jobs, one cancelled: %s", found)
+    assert found == expected
+    assert "CANCELLED" in ask(slurm, "scontrol", "show", "job", jobs[0])
