@@ -102,12 +102,14 @@ def tiling_of(choice: Choice, tile: TileConfig, network: NetworkConfig) -> Tilin
     return Tiling(step, choice.core_px, choice.halo_px, tile.overlap_px, border=step)
 
 
-def memory_budget(memory_gb: float | None) -> int:
-    """Return the bytes that may be used: as told, or a quarter to half of what is free.
+def memory_budget(memory_gb: float | None, free_bytes: int | None = None) -> int:
+    """Return the bytes that may be used: as told, or a quarter to half of what is free (by default here).
 
     A power of two, so that the same machine cuts the same movie the same way on most days.
     """
-    return int(memory_gb * 1e9) if memory_gb else 1 << (psutil.virtual_memory().available // 2).bit_length() - 1
+    if memory_gb:
+        return int(memory_gb * 1e9)
+    return 1 << ((free_bytes or psutil.virtual_memory().available) // 2).bit_length() - 1
 
 
 def resolve_part(wanted: tuple[int, int] | None, size: int, what: str) -> Range:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.device import tune_allocator
-from n2n_pipeline.errors import InputError
+from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import to_json, write_atomically
 from n2n_pipeline.frame_pass import run_on
 from n2n_pipeline.inference.denoise import denoise_blocks, write_output
 from n2n_pipeline.inference.job import Job, Order, plan_job
-from n2n_pipeline.inference.plan import Block, Choice
+from n2n_pipeline.inference.plan import Block, Choice, memory_budget
 from n2n_pipeline.manifest import FAILED
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger
+from n2n_pipeline.sources.formats import is_zarr
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,7 +43,8 @@ def denoise_on_cluster(
     store, model, output : pathlib.Path
         As the workers see them too: movie or montage, trained model, store to write.
     client : distributed.Client
-        The cluster; see `cluster.connect`. ``config.memory_gb`` is what each of its workers may use.
+        The cluster; see `cluster.connect`. ``config.memory_gb`` is what each of its workers may use; by default a
+        quarter to half of what it has for itself.
     config : DenoiseConfig, optional
         Tiles, frame of reference, type of the pixels, memory.
     restart : bool
@@ -61,7 +63,13 @@ def denoise_on_cluster(
     Stopped
         If a signal asked for it, or the scheduler is gone.
     """
-    order = Order(store.absolute(), model.absolute(), output.absolute(), config or DenoiseConfig())
+    if store.is_dir() and not is_zarr(store):
+        raise InputError(
+            store, "a folder of images is denoised by one process", "leave out --cluster", ExitCode.USAGE
+        )
+    config = config or DenoiseConfig()
+    config = config.model_copy(update={"memory_gb": config.memory_gb or worker_memory_gb(client)})
+    order = Order(store.absolute(), model.absolute(), output.absolute(), config)
     choice = client.submit(_choose_remotely, order, restart, pure=False).result()
     job = plan_job(order._replace(device="cpu"), choice=choice)
 
@@ -80,6 +88,17 @@ def denoise_on_cluster(
             raise InputError(output, f"{len(failed)} blocks failed, first {name}: {error}", "all others are done")
 
     return write_output(job, restart, denoise_there)
+
+
+def worker_memory_gb(client: Client) -> float | None:
+    """Return what a worker may use, in GB: a part of its share of its machine or of its job, if it has a limit.
+
+    Beyond the limit its nanny, or the batch system, would end it.
+    """
+    client.wait_for_workers(1)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
+    return memory_budget(None, min(limits)) / 1e9 if limits else None
 
 
 def _choose_remotely(order: Order, restart: bool) -> Choice:

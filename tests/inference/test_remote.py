@@ -12,13 +12,15 @@ import time
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 from private_slurm import ask
 
 from n2n_pipeline.checkpoint import save_model
 from n2n_pipeline.cluster import connect
 from n2n_pipeline.config import DenoiseConfig, TileConfig
+from n2n_pipeline.errors import InputError
 from n2n_pipeline.inference.denoise import denoise_store
-from n2n_pipeline.inference.remote import denoise_on_cluster
+from n2n_pipeline.inference.remote import denoise_on_cluster, worker_memory_gb
 from n2n_pipeline.store import open_store, write_movie
 
 _log = logging.getLogger(__name__)  # the digests, with --log-level=INFO -rP
@@ -64,6 +66,18 @@ def kill_when_begun(pid, output):
     while not done(output):
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("4GiB", 2), ("3GiB", 1), (0, None)])
+def test_a_worker_uses_no_more_than_half_of_what_it_has(limit, most):
+    with Client(processes=False, n_workers=2, memory_limit=limit, dashboard_address=None) as client:
+        allowed = worker_memory_gb(client)
+    assert allowed == (most and most * 2**30 / 1e9)
+
+
+def test_a_folder_of_images_is_refused_by_a_cluster(tmp_path):
+    with pytest.raises(InputError, match="leave out --cluster"):
+        denoise_on_cluster(tmp_path, tmp_path, tmp_path / "out", client=None)
 
 
 @pytest.mark.slow
