@@ -12,12 +12,12 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -26,12 +26,15 @@ from torch.nn import functional
 from n2n_pipeline.config import NetworkConfig, Positive, Settings, Split
 from n2n_pipeline.device import autocast, autocast_dtype, choose_device
 from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.ladder import check_ladder
 from n2n_pipeline.model import UNet, stride
 from n2n_pipeline.records import digest_file, write_atomically
 
 Floats = npt.NDArray[np.float32]
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, 2)
+"""Those that are read; 2 added the ladder."""
 WEIGHTS = "weights.safetensors"
 METADATA_KEY = "n2n_pipeline"
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".sav", ".pkl", ".pickle", ".npy", ".npz", ".bin"}
@@ -60,6 +63,12 @@ class ModelCard(Settings):
     """Frames that an output frame is made from; each half holds half of them."""
     windows: tuple[Positive, ...] = ()
     """Those that training samples were drawn from, where there were several."""
+    ladder: tuple[Positive, ...] = ()
+    """Windows that the network sees at once, as so many channels; then ``window`` is the longest of them."""
+    level_scales: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """What ``scale`` is to each of them."""
+    target: int = 0
+    """Frames about the output frame that the network of a ladder was taught to predict."""
     split: Split = "random"
     steps: int = 0
     """Optimiser updates it was trained for."""
@@ -67,6 +76,16 @@ class ModelCard(Settings):
     """Digests of the movies, settings and version it was made with; no clock, no host name."""
     tensors_sha256: str = ""
     """Of the bytes behind the file's header; filled in when it is saved."""
+
+    @model_validator(mode="after")
+    def _ladder_fits_network(self) -> Self:
+        if self.ladder:
+            check_ladder(self.ladder)
+            if not len(self.ladder) == len(self.level_scales) == self.network.in_channels:
+                raise ValueError(f"{len(self.ladder)} windows, the network sees {self.network.in_channels}")
+            if self.target not in self.ladder:
+                raise ValueError(f"target {self.target} is not one of the windows")
+        return self
 
     @property
     def normalisation(self) -> Normalisation:
@@ -90,9 +109,9 @@ class Denoiser:
         Parameters
         ----------
         values : numpy.ndarray
-            ``(n, y, x)`` averages in the movie's units.
+            ``(n, y, x)`` averages in the movie's units; for a network of a ladder ``(n, level, y, x)``.
         counts : numpy.ndarray
-            ``(n, y, x)`` frames that each average holds.
+            Frames that each average holds.
 
         Returns
         -------
@@ -104,7 +123,7 @@ class Denoiser:
         return stack_channels(averages, frames, self.card)
 
     def __call__(self, values: Floats, counts: Floats) -> Floats:
-        """Denoise ``(n, y, x)`` averages of ``counts`` frames, in the movie's own units, in one piece."""
+        """Denoise averages of ``counts`` frames, as `prepare` takes them, in one piece, in the movie's units."""
         height, width = values.shape[-2:]
         with torch.inference_mode(), autocast(self.device, self.dtype):
             denoised = self.network(self.pad(self.prepare(values, counts)))[:, 0, :height, :width]
@@ -135,9 +154,12 @@ def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
     Returns
     -------
     torch.Tensor
-        ``(n, c, y, x)``: the averages; with two channels also the share of the half-window's frames that
-        contributed to each pixel.
+        ``(n, c, y, x)``: the averages, of a ladder those of each level; with two channels and no ladder also the
+        share of the half-window's frames that contributed to each pixel.
     """
+    if card.ladder:
+        scales = torch.tensor(card.level_scales, dtype=torch.float32, device=values.device)
+        return (values - card.mean) / scales[:, None, None]
     channels = [(values - card.mean) / card.scale]
     if card.network.in_channels == 2:
         channels.append(counts * (2 / max(card.windows, default=card.window)))
@@ -373,7 +395,7 @@ def _parse_card(path: Path, metadata: object) -> ModelCard:
         )
     try:
         version = json.loads(text).get("schema_version")
-        if version != SCHEMA:
+        if version not in SCHEMAS:
             raise InputError(path, f"made by schema {version}, this is {SCHEMA}")
         return ModelCard.model_validate_json(text)
     except (ValidationError, ValueError, AttributeError, RecursionError) as error:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Positive = Annotated[int, Field(ge=1)]
 Split = Literal["balanced", "interleaved", "adjacent", "random"]
 Frame = Literal["camera", "stable"]
-Window = Literal["auto"] | Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
+Window = Literal["auto", "all"] | Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
 Passes = Literal["off", "halves", "flips", "all"]
 Loss = Literal["l2", "l1", "huber", "l0"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -114,7 +114,11 @@ class TrainConfig(Settings):
     """Weights are averaged over steps with this memory; 0 turns it off."""
     window: Window = "auto"
     """Frames per sample: as the sweep found, or a number. Of several, ``4,8,16``, each sample draws one, and the
-    network then says itself, on frames kept from it, which of them it does best with."""
+    network then says itself, on frames kept from it, which of them it does best with. ``all``: the network sees
+    a ladder of windows at once, and chooses among them pixel by pixel."""
+    target: Annotated[int, Field(ge=3)] | Literal["auto"] = "auto"
+    """With ``all``: frames about an output frame whose other half is to be predicted; an odd number. A wide
+    target teaches faster, a narrow one blurs less. By default about half of the window that the sweep found."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
     ``auto``: every eighth, up to 24, where several windows are given; else none."""

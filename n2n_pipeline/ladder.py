@@ -24,6 +24,7 @@ from n2n_pipeline.halving import Halves, write_average
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
+LADDER = (5, 9, 17, 33, 65)
 BLOCK = 1024  # pixels at a time
 
 
@@ -81,6 +82,18 @@ def split_around(n_frames: int, t: int, order: Bools | None = None) -> Bools:
     frames = np.arange(n_frames)
     is_odd: Bools = order[np.abs(frames - t)] ^ (frames > t)
     return ~is_odd
+
+
+def default_ladder(n_frames: int) -> tuple[int, ...]:
+    """Return 5, 9, 17, 33 and 65 frames, or as many of these, at least two, as a short movie makes different.
+
+    Examples
+    --------
+    >>> default_ladder(500), default_ladder(12), default_ladder(2)
+    ((5, 9, 17, 33, 65), (5, 9, 17, 33), (5, 9))
+    """
+    differing = [shorter // 2 < n_frames - 1 for shorter in LADDER[:-1]]
+    return LADDER[: max(1 + sum(differing), 2)]
 
 
 class Ladder(NamedTuple):

@@ -22,7 +22,7 @@ from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.evaluation.figures import evaluate_without_truth, write_verdicts
 from n2n_pipeline.evaluation.samples import Subject
 from n2n_pipeline.inference.forward import turns_of
-from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.inference.inputs import inputs_for
 from n2n_pipeline.inference.plan import Choice, resolve_part, tiling_of
 from n2n_pipeline.metrics.quality import BORDER_PX, Scores, score_movie
 from n2n_pipeline.progress import progress
@@ -150,7 +150,8 @@ def open_subject(output: MovieStore, movie: Path | None, model: Path | None, dev
         )
     config = DenoiseConfig.model_validate(made.get("settings", {}))
     frame = made.get("frame_of_reference", config.frame_of_reference)
-    inputs = Inputs(CorrectedMovie(raw), made.get("window", denoiser.card.window), frame)
+    window = None if denoiser.card.ladder else made.get("window")
+    inputs = inputs_for(CorrectedMovie(raw), denoiser.card, frame, window)
     choice = Choice.model_validate(made["choice"])
     rows, cols = (config.region[:2], config.region[2:]) if config.region else (None, None)
     wanted = ((config.frames, "frames"), (rows, "rows"), (cols, "columns"))

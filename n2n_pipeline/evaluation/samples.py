@@ -7,17 +7,16 @@ denoised again, each half by itself: then the other half is an independent measu
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
-from n2n_pipeline.halving import split_window, window_frames
 from n2n_pipeline.inference.forward import Canvas, Turns, run_network
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.metrics.unsupervised import Copies
@@ -117,9 +116,7 @@ def read_sample(subject: Subject, place: Place) -> Sample:
     """Read both halves of a window, denoise them, and make the copies that neither has seen."""
     inputs = subject.inputs
     one_frame = range(place.t, place.t + 1)
-    pair = read_pairs(
-        subject.movie, one_frame, place.region, inputs.window, frame_of_reference=inputs.frame_of_reference
-    )
+    pair = inputs.read_pair(one_frame, place.region)
     first = [part.start for part in subject.part]
     stored = subject.output.read(
         slice(place.t - first[0], place.t - first[0] + 1), place.rows.within(first[1]), place.cols.within(first[2])
@@ -145,18 +142,22 @@ def _denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     return canvases[0].image[0], canvases[1].image[0]
 
 
-def deal_copies(n_frames: int, members: range, unseen: list[int]) -> list[list[int]] | None:
+def deal_copies(
+    n_frames: int, members: Sequence[int], unseen: list[int], seen: Collection[int] = ()
+) -> list[list[int]] | None:
     """Deal frames that a half does not hold to three copies of equal size, so that their mean times agree.
 
     Parameters
     ----------
     n_frames : int
         Frames of the movie.
-    members : range
-        The window.
+    members : sequence of int
+        The frames of the window, ascending.
     unseen : list of int
         Its frames that are in the other half, ascending. If they are fewer than three, the frames nearest to the
         window help out.
+    seen : collection of int
+        Frames that the half holds, which never help out.
 
     Returns
     -------
@@ -174,7 +175,8 @@ def deal_copies(n_frames: int, members: range, unseen: list[int]) -> list[list[i
     """
     if len(unseen) < 3:
         middle = (members[0] + members[-1]) / 2
-        around = sorted((t for t in range(n_frames) if t not in members), key=lambda t: abs(t - middle))
+        others = set(range(n_frames)) - {*members, *seen}
+        around = sorted(others, key=lambda t: (abs(t - middle), t))
         unseen = sorted(unseen + around[: 3 - len(unseen)])
     size = len(unseen) // 3
     if size == 0:
@@ -190,18 +192,19 @@ def deal_copies(n_frames: int, members: range, unseen: list[int]) -> list[list[i
 
 
 def _read_copies(subject: Subject, place: Place) -> tuple[Copies, Copies] | None:
-    members = window_frames(subject.n_frames, place.t, subject.inputs.window)
-    is_even = split_window(len(members), "balanced", (place.t,))
+    even, odd = subject.inputs.list_pair(place.t)
+    seen = subject.inputs.list_seen(place.t)
+    members = sorted(even + odd)
     dealt = [
-        deal_copies(subject.n_frames, members, [f for f, e in zip(members, is_even, strict=True) if e != half])
-        for half in (True, False)
+        deal_copies(subject.n_frames, members, unseen, held)
+        for unseen, held in zip((odd, even), seen, strict=True)
     ]
     if dealt[0] is None or dealt[1] is None:
         return None
     frames = sorted({f for copies in dealt if copies for copy in copies for f in copy})
     source = _shifted(subject, place, range(frames[0], frames[-1] + 1))
-    even, odd = (Copies(*(_average(source, place.t, copy) for copy in copies)) for copies in dealt if copies)
-    return even, odd
+    first, second = (Copies(*(_average(source, place.t, copy) for copy in copies)) for copies in dealt if copies)
+    return first, second
 
 
 def _shifted(subject: Subject, place: Place, needed: range) -> ShiftedFrames:
@@ -223,8 +226,8 @@ def _average(source: ShiftedFrames, t: int, members: list[int]) -> Floats:
 
 def read_frames(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     """Read the frames of both halves one by one, at the place: ``(n, y, x)`` each, NaN where invalid."""
-    members = window_frames(subject.n_frames, place.t, subject.inputs.window)
-    is_even = split_window(len(members), "balanced", (place.t,))
+    halves = subject.inputs.list_pair(place.t)
+    members = sorted(halves[0] + halves[1])
     source = _shifted(subject, place, range(members[0], members[-1] + 1))
-    frames = np.stack([_average(source, place.t, [frame]) for frame in members])
-    return frames[is_even], frames[~is_even]
+    even, odd = (np.stack([_average(source, place.t, [frame]) for frame in half]) for half in halves)
+    return even, odd

@@ -22,7 +22,7 @@ from n2n_pipeline.model import exact_halo, stride
 LARGEST_CORE_PX = 4096  # beyond it the halo costs next to nothing
 BAND_BYTES = 12_000  # per column of a tile and channel of the network, which works in bands of rows on a CPU
 TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
-READING_BYTES = 64  # per pixel of a tile, for two tiles that wait, beside the window's frames
+READING_BYTES = 64  # per pixel of a tile and level, for two tiles that wait, beside the window's frames
 SAMPLES = 3
 AFFORDABLE_PX = (6e7, 2e10)  # what the paper's network does in about two minutes on a CPU, on a GPU
 
@@ -44,7 +44,7 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
         Pixels that are to come out, of all frames together.
     """
     tile, budget = config.tile, memory_budget(config.memory_gb)
-    core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, inputs.window, budget)
+    core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, inputs, budget)
     measured = _choose_halo(denoiser, inputs, tile, core)
     return Choice(
         core_px=core,
@@ -65,11 +65,12 @@ def as_chosen(denoiser: Denoiser, choice: Choice) -> Denoiser:
     return replace(denoiser, dtype=torch.bfloat16 if choice.precision == "bfloat16" else None)
 
 
-def _largest_core(denoiser: Denoiser, window: int, budget: int) -> int:
+def _largest_core(denoiser: Denoiser, inputs: Inputs, budget: int) -> int:
     """Return the largest core whose tile can be read in a quarter of the memory and denoised in another."""
     network = denoiser.card.network
+    frames, levels = (inputs.ladder[-1], len(inputs.ladder)) if inputs.ladder else (inputs.window, 1)
     sides = [
-        math.isqrt(budget // 4 // (4 * window + READING_BYTES)),
+        math.isqrt(budget // 4 // (4 * frames + READING_BYTES * levels)),
         budget // 4 // (BAND_BYTES * network.width // network.fold),
         LARGEST_CORE_PX + 2 * exact_halo(network),
     ]

@@ -108,7 +108,7 @@ def denoise_frames(
 def run_network(
     denoiser: Denoiser, values: Floats, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,)
 ) -> Floats:
-    """Denoise ``(n, y, x)`` averages whose sides are multiples of the stride."""
+    """Denoise averages, laid out as the network takes them, whose sides are multiples of the stride."""
     with torch.inference_mode(), autocast(denoiser.device, denoiser.dtype):
         images = denoiser.prepare(values, counts)
         denoised = [_turn_back(run_within_memory(denoiser.network, _turn(images, turn)), turn) for turn in turns]
@@ -158,7 +158,7 @@ def gather(image: Floats, tile: Tile, shape: tuple[int, int], origin: tuple[int,
     Parameters
     ----------
     image : numpy.ndarray
-        ``(n, y, x)``, a part of the image that holds every pixel needed.
+        ``(…, y, x)``, a part of the image that holds every pixel needed.
     tile : Tile
         The tile, in positions of the whole image.
     shape, origin : tuple of int
@@ -167,7 +167,7 @@ def gather(image: Floats, tile: Tile, shape: tuple[int, int], origin: tuple[int,
     rows, columns = (
         _as_slice(mirrored(span.read, size) - first) for span, size, first in zip(tile, shape, origin, strict=True)
     )
-    return image[:, rows][:, :, columns]
+    return image[..., rows, :][..., columns]
 
 
 class Canvas:

@@ -93,10 +93,12 @@ def _measure_sample(denoiser: Denoiser, sample: Sample, exact: int) -> npt.NDArr
     ``(exact,)``; infinite at distances that the sample does not have.
     """
     tile, halves = sample
-    cuts = tuple(span.core.within(span.read.start) for span in tile)
+    rows, columns = (span.core.within(span.read.start) for span in tile)
     whole = [run_network(denoiser, *half) for half in halves]
-    pieces = [run_network(denoiser, half.values[:, *cuts], half.counts[:, *cuts]) for half in halves]
-    expected = [image[:, *cuts] for image in whole]
+    pieces = [
+        run_network(denoiser, half.values[..., rows, columns], half.counts[..., rows, columns]) for half in halves
+    ]
+    expected = [image[:, rows, columns] for image in whole]
     difference = np.abs(np.mean(pieces, axis=0) - np.mean(expected, axis=0)).max(axis=0)
     distance = np.minimum(*np.meshgrid(*map(_distance_from_cuts, tile), indexing="ij"))
     at_distance = np.zeros(int(distance.max()) + 1)

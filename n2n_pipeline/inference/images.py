@@ -25,7 +25,7 @@ from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import plan_tiles
 from n2n_pipeline.inference.choice import as_chosen, choose
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
-from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.inference.inputs import Inputs, inputs_for
 from n2n_pipeline.inference.job import Order
 from n2n_pipeline.inference.pixels import as_stored
 from n2n_pipeline.inference.plan import Choice, begun_choice, tiling_of
@@ -148,7 +148,7 @@ def _as_inputs(image: Pixels, denoiser: Denoiser) -> Inputs:
     """Take a ``(1, y, x)`` image for a movie of one frame."""
     info = MovieInfo((1, *image.shape[1:]), image.dtype, "image")
     store = MovieStore(Path(), info, cast("zarr.Array[Any]", image), References(), None, {})
-    return Inputs(CorrectedMovie(store), denoiser.card.window, typical_value=denoiser.card.mean)
+    return inputs_for(CorrectedMovie(store), denoiser.card)
 
 
 def _encode_png(pixels: Pixels, _info: MovieInfo) -> bytes:

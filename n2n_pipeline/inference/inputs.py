@@ -16,12 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from n2n_pipeline.averages import read_pairs
+from n2n_pipeline.averages import Pair, read_ladder, read_pairs
+from n2n_pipeline.checkpoint import ModelCard
 from n2n_pipeline.config import Frame
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.filling import FILL_REACH, fill_unseen
 from n2n_pipeline.geometry import Range, Tile
+from n2n_pipeline.halving import split_window, window_frames
 from n2n_pipeline.inference.forward import gather
+from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.store import MovieStore
 
 Floats = npt.NDArray[np.float32]
@@ -32,20 +36,22 @@ class Half(NamedTuple):
     """One average per output frame, as it enters the network."""
 
     values: Floats
-    """``(n, y, x)`` in the movie's units, finite everywhere."""
+    """``(n, y, x)``, of a ladder ``(n, level, y, x)``, in the movie's units, finite everywhere."""
     counts: Floats
-    """``(n, y, x)`` frames that contributed."""
+    """Frames that contributed."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A movie as a network trained on windows of ``window`` frames sees it."""
+    """A movie as a network trained on windows of ``window`` frames, or on a ladder of windows, sees it."""
 
     movie: CorrectedMovie
     window: int
     frame_of_reference: Frame = "camera"
     typical_value: float = 0.0
     """What a pixel of a single frame is given that has no neighbour either; best the network's own mean."""
+    ladder: tuple[int, ...] = ()
+    """All windows, where the network sees several at once; ``window`` is then the one it was taught to predict."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,8 +72,35 @@ class Inputs:
 
     def _read_halves(self, frames: range, rows: Range, columns: Range) -> tuple[Half, ...]:
         region = (rows.within(0), columns.within(0))
-        pair = read_pairs(self.movie, frames, region, self.window, frame_of_reference=self.frame_of_reference)
+        if self.ladder:
+            pair = read_ladder(self.movie, frames, region, self.ladder, self.frame_of_reference)
+        else:
+            pair = self.read_pair(frames, region)
         return Half(pair.even, pair.even_count), Half(pair.odd, pair.odd_count)
+
+    def read_pair(self, frames: range, region: tuple[slice, slice]) -> Pair:
+        """Read the halves of ``window`` alone, ``(n, y, x)``: what is in one is in no level of the other."""
+        if self.ladder:
+            ladder = read_ladder(self.movie, frames, region, (self.window,), self.frame_of_reference)
+            return Pair(*(part[:, 0] for part in ladder))
+        return read_pairs(self.movie, frames, region, self.window, frame_of_reference=self.frame_of_reference)
+
+    def list_pair(self, t: int) -> tuple[list[int], list[int]]:
+        """Return the frames of the even and the odd half of ``window``, which `read_pair` averages."""
+        n_frames = self.movie.store.info.shape[0]
+        if self.ladder:
+            return _part(level_frames(n_frames, t, self.window), split_around(n_frames, t))
+        members = window_frames(n_frames, t, self.window)
+        is_even = np.zeros(n_frames, bool)
+        is_even[members.start : members.stop] = split_window(len(members), "balanced")
+        return _part(members, is_even)
+
+    def list_seen(self, t: int) -> tuple[list[int], list[int]]:
+        """Return the frames that either half shows the network, at any level."""
+        if not self.ladder:
+            return self.list_pair(t)
+        n_frames = self.movie.store.info.shape[0]
+        return _part(level_frames(n_frames, t, self.ladder[-1]), split_around(n_frames, t))
 
     def _read_frame(self, rows: Range, columns: Range) -> tuple[Half]:
         """Read the only frame; its pixels count as much as the network's half windows did in training."""
@@ -82,6 +115,43 @@ class Inputs:
         inner = (rows.within(grown[0].start), columns.within(grown[1].start))
         counts = valid[0][inner].astype(np.float32) * (self.window / 2)
         return (Half(filled[inner][None], counts[None]),)
+
+
+def _part(members: range, is_even: npt.NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """Part frames into two halves; ``is_even`` is of every frame of the movie."""
+    return [t for t in members if is_even[t]], [t for t in members if not is_even[t]]
+
+
+def inputs_for(
+    movie: CorrectedMovie, card: ModelCard, frame_of_reference: Frame = "camera", window: int | None = None
+) -> Inputs:
+    """Return a movie as a network sees it.
+
+    Parameters
+    ----------
+    movie : CorrectedMovie
+        The movie, or a single image.
+    card : ModelCard
+        The network's.
+    frame_of_reference : str
+        ``camera`` or ``stable``.
+    window : int, optional
+        Frames to average, where not as many as the network was trained on.
+
+    Raises
+    ------
+    InputError
+        If the network sees several windows, but the movie is a single frame, or one window is asked for.
+    """
+    if not card.ladder:
+        return Inputs(movie, window or card.window, frame_of_reference, card.mean)
+    what = f"sees windows of {', '.join(map(str, card.ladder))} frames at once"
+    if window is not None:
+        raise InputError("the model", f"{what}, not {window} alone", "leave out denoise.window", ExitCode.CONFIG)
+    if movie.store.info.shape[0] < 2:
+        todo = "use a model that was trained on a window"
+        raise InputError("the model", f"{what}, this is a single frame", todo, ExitCode.CONFIG)
+    return Inputs(movie, card.target, frame_of_reference, card.mean, card.ladder)
 
 
 def keep_chunks(store: MovieStore, budget_bytes: int) -> MovieStore:

@@ -14,7 +14,7 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.files import digest_json
 from n2n_pipeline.geometry import Range, Tile, TilePlan, plan_tiles
 from n2n_pipeline.inference.choice import as_chosen, choose
-from n2n_pipeline.inference.inputs import Half, Inputs, keep_chunks
+from n2n_pipeline.inference.inputs import Half, Inputs, inputs_for, keep_chunks
 from n2n_pipeline.inference.plan import (
     Block,
     Choice,
@@ -125,13 +125,12 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
     # The next window shows most frames again; of a single frame only what tiles share is read twice.
     kept_bytes = budget // 4 if movie.info.shape[0] > 1 else min(budget // 4, SHARED_BYTES)
     kept = CorrectedMovie(keep_chunks(movie, kept_bytes))
-    window = config.window or card.window
-    inputs = Inputs(kept, window, config.frame_of_reference, card.mean)
+    inputs = inputs_for(kept, card, config.frame_of_reference, config.window)
     settled = {
         "kind": "denoised",
         "movie_digest": _movie_digest(movie),
         "weights_sha256": weights_digest(order.model),
-        "window": window,
+        "window": list(inputs.ladder) or inputs.window,
         "frame_of_reference": config.frame_of_reference,
         "settings": config.model_dump(mode="json", exclude={"memory_gb", "window"}),
     }

@@ -46,12 +46,17 @@ def write_sheet(folder: Path, step: int, validation: ValidationSet, denoised: np
     chosen = np.linspace(0, len(denoised) - 1, count).round().astype(int)
     images, titles = [], []
     for number in chosen:
-        images += [validation.batch.values[number], denoised[number], validation.batch.target[number]]
+        images += [_input(validation.batch.values[number]), denoised[number], validation.batch.target[number]]
         titles += [f"input {number}", f"denoised, step {step}", f"target {number}"]
     sheets = folder / "validation"
     sheets.mkdir(exist_ok=True)
     limits = contrast_limits(np.stack(images))
     write_atomically(sheets / f"step-{step:09d}.png", contact_sheet(images, titles, None, limits, 3))
+
+
+def _input(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what the network saw, of a ladder the level in the middle."""
+    return values if values.ndim == 2 else values[len(values) // 2]
 
 
 def write_tensorboard(folder: Path, row: Row) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from n2n_pipeline.config import Split
 from n2n_pipeline.filling import FILL_REACH, fill_unseen
 from n2n_pipeline.halving import split_window
+from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.training.pool import Pool, Slot
 
 Floats = npt.NDArray[np.float32]
@@ -38,7 +39,7 @@ class Batch(NamedTuple):
     """Patches, ``(n, y, x)`` each."""
 
     values: Floats
-    """Averages over one half of a window, in the movie's units."""
+    """Averages over one half of a window, in the movie's units; of a ladder ``(n, level, y, x)``."""
     counts: Floats
     """Frames they hold; 0 where the value was filled in from its neighbours."""
     target: Floats
@@ -52,9 +53,21 @@ class Recipe(NamedTuple):
 
     seed: int
     windows: tuple[int, ...]
-    """Frames per sample, both halves together; each sample draws one of them."""
+    """Frames per sample, both halves together; each sample draws one of them, or has all if they are a ladder."""
     split: Split
     patch_px: int
+    target: int = 0
+    """Of a ladder: frames about the middle one, whose other half is the target. 0 where it is no ladder."""
+
+
+class Deal(NamedTuple):
+    """Which groups of frames are on which side of a sample."""
+
+    levels: list[list[int]]
+    """Those of the input; of a ladder, those that each level adds to the one before."""
+    target: list[int]
+    full: float
+    """Frames behind a target whose weight is 1."""
 
 
 class PatchSampler:
@@ -82,18 +95,24 @@ class PatchSampler:
     def _draw(self, key: tuple[int, int, int]) -> Batch:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         slot = self._pool.choose(key[1], rng)
-        windows = self._recipe.windows
-        window = windows[int(rng.integers(len(windows)))] if len(windows) > 1 else windows[0]
-        groups = _draw_groups(slot, window, rng)
-        halves = split_groups(len(groups), self._recipe.split, rng)
+        deal = self._deal(slot, rng)
         side = self._recipe.patch_px
         y, x = (_draw_place(part, side, rng) for part in slot.region[1:])
-        pair = average_halves(slot, groups, halves, (range(y, y + side), range(x, x + side)))
-        weight = pair.weight / (window / 2)
+        pair = average_halves(slot, deal, (range(y, y + side), range(x, x + side)))
+        weight = pair.weight / deal.full
         for block in self._held_out[slot.movie]:
             rows = slice(max(block.y - y, 0), max(block.y + block.side - y, 0))
             weight[rows, max(block.x - x, 0) : max(block.x + block.side - x, 0)] = 0
         return turn(pair._replace(weight=weight), int(rng.integers(8)))
+
+    def _deal(self, slot: Slot, rng: np.random.Generator) -> Deal:
+        n_groups = len(slot.stack.sums)
+        windows = self._recipe.windows
+        if self._recipe.target:
+            return deal_ladder(n_groups, int(rng.integers(n_groups)), self._recipe, rng)
+        window = windows[int(rng.integers(len(windows)))] if len(windows) > 1 else windows[0]
+        groups = _draw_groups(slot, window, rng)
+        return deal_window(groups, split_groups(len(groups), self._recipe.split, rng), window)
 
 
 def _draw_groups(slot: Slot, window: int, rng: np.random.Generator) -> range:
@@ -115,17 +134,37 @@ def split_groups(n_groups: int, split: Split, rng: np.random.Generator) -> npt.N
     return ~halves if rng.integers(2) else halves
 
 
-def average_halves(slot: Slot, groups: range, halves: npt.NDArray[np.bool_], place: tuple[range, range]) -> Batch:
-    """Average the two halves of a window at one place, ``(y, x)``.
+def deal_window(groups: range, halves: npt.NDArray[np.bool_], window: int) -> Deal:
+    """Deal the groups of one window; ``(group,)`` halves are True for those in the input."""
+    used = [g for g, is_used in zip(groups, halves, strict=True) if is_used]
+    return Deal([used], [g for g in groups if g not in used], window / 2)
+
+
+def deal_ladder(n_frames: int, t: int, recipe: Recipe, rng: np.random.Generator) -> Deal:
+    """Deal the frames about ``t``: of two at the same distance, one to either side, drawn for each distance."""
+    while True:
+        used = split_around(n_frames, t, rng.random(n_frames) < 0.5)
+        target = [f for f in level_frames(n_frames, t, recipe.target) if not used[f]]
+        nearest = level_frames(n_frames, t, recipe.windows[0])
+        if target and used[nearest.start : nearest.stop].any():
+            break
+    levels, inner = [], range(t, t)
+    for window in recipe.windows:
+        outer = level_frames(n_frames, t, window)
+        levels.append([f for f in outer if used[f] and f not in inner])
+        inner = outer
+    return Deal(levels, target, recipe.target / 2)
+
+
+def average_halves(slot: Slot, deal: Deal, place: tuple[range, range]) -> Batch:
+    """Average the two sides of a sample at one place, ``(y, x)``.
 
     Parameters
     ----------
     slot : Slot
         The movie's part in memory.
-    groups : range
-        Groups of frames in the window.
-    halves : numpy.ndarray
-        ``(group,)``, True for those in the input.
+    deal : Deal
+        Groups of frames on either side.
     place : tuple of range
         Rows and columns of the stable frame of reference, within the slot's region.
 
@@ -142,20 +181,23 @@ def average_halves(slot: Slot, groups: range, halves: npt.NDArray[np.bool_], pla
         slice(part.start - grown.start, part.stop - grown.start)
         for part, grown in zip(place, (rows, cols), strict=True)
     )
-    total, count = slot.sum_groups([g for g, used in zip(groups, halves, strict=True) if used], (rows, cols))
-    values = fill_unseen(total, count, slot.typical_value)[inner]
-    others = [g for g, used in zip(groups, halves, strict=True) if not used]
-    target, target_count = slot.sum_groups(others, place)
-    target /= np.maximum(target_count, 1)
-    return Batch(
-        values, count[inner].astype(np.float32), target.astype(np.float32), target_count.astype(np.float32)
+    sums = [slot.sum_groups(level, (rows, cols)) for level in deal.levels]
+    totals, counts = (np.cumsum([part[which] for part in sums], axis=0) for which in (0, 1))
+    values = np.stack(
+        [fill_unseen(*level, slot.typical_value)[inner] for level in zip(totals, counts, strict=True)]
     )
+    seen = counts[:, *inner].astype(np.float32)
+    target, target_count = slot.sum_groups(deal.target, place)
+    target /= np.maximum(target_count, 1)
+    if len(deal.levels) == 1:
+        values, seen = values[0], seen[0]
+    return Batch(values, seen, target.astype(np.float32), target_count.astype(np.float32))
 
 
 def turn(patch: Batch, which: int) -> Batch:
     """Lay a square patch down in one of eight ways: quarter turns, mirrored or not."""
-    turned = (np.rot90(image, which % 4) for image in patch)
-    return Batch(*(np.fliplr(image) if which >= 4 else image for image in turned))
+    turned = (np.rot90(image, which % 4, axes=(-2, -1)) for image in patch)
+    return Batch(*(image[..., ::-1] if which >= 4 else image for image in turned))
 
 
 def plan_held_out(shape: tuple[int, int], key: tuple[int, ...]) -> tuple[Block, ...]:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from n2n_pipeline import __version__
-from n2n_pipeline.checkpoint import ModelCard, Normalisation, load_model, weights_digest
+from n2n_pipeline.checkpoint import ModelCard, load_model, weights_digest
 from n2n_pipeline.config import NetworkConfig, Precision, RunConfig, Settings, Split, SweepConfig, TrainConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.geometry import spread_evenly
+from n2n_pipeline.ladder import default_ladder
 from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
 from n2n_pipeline.store import open_store
@@ -56,11 +58,14 @@ class TrainingPlan(Settings):
 
     network: NetworkConfig
     windows: tuple[int, ...]
+    target: int
+    """Of a ladder of windows; 0 where they are none."""
     split: Split
     seed: int
     patch_px: int
     mean: float
-    scale: float
+    scales: tuple[float, ...]
+    """Of each level of a ladder, or the only one."""
     held_out: tuple[tuple[Block, ...], ...]
     """Squares, for each movie."""
     device: str
@@ -70,7 +75,12 @@ class TrainingPlan(Settings):
     @property
     def recipe(self) -> Recipe:
         """How patches are drawn."""
-        return Recipe(self.seed, self.windows, self.split, self.patch_px)
+        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target)
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Windows that the network sees at once."""
+        return self.windows if self.target else ()
 
 
 def open_movies(paths: Sequence[Path], config: TrainConfig | None = None) -> Movies:
@@ -123,43 +133,53 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         If the movies are too short for the window, too small for the network, or constant.
     """
     device = choose_device(config.device)
-    network = choose_network(config, device.type)
-    windows = _choose_windows(movies, config)
+    windows, target = _choose_windows(movies, config)
+    network = choose_network(config, device.type, windows if target else ())
     held_out = tuple(
         plan_held_out(movie.shape, (config.seed, HELD_OUT, index)) for index, movie in enumerate(movies.frames)
     )
     plan = TrainingPlan(
         network=network,
         windows=windows,
+        target=target,
         split=config.train.split,
         seed=config.seed,
         patch_px=_fit_patch(movies.frames, config.train.patch_px, stride(network)),
         mean=0.0,
-        scale=1.0,
+        scales=(1.0,),
         held_out=held_out,
         device=str(device),
         precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
-    mean, scale = measure_normalisation(movies, plan, pool_bytes)
-    _warn_of_low_counts(config, mean * min(windows) / 2)
-    return plan.model_copy(update={"mean": mean, "scale": scale})
+    mean, scales = measure_normalisation(movies, plan, pool_bytes)
+    _warn_of_low_counts(config, mean * (target or min(windows)) / 2)
+    return plan.model_copy(update={"mean": mean, "scales": scales})
 
 
-def choose_network(config: RunConfig, device: str) -> NetworkConfig:
+def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> NetworkConfig:
     """Return the network asked for, that of the model to start from, or the device's default."""
     if config.train.init is not None:
-        started = load_model(config.train.init).card.network
+        card = load_model(config.train.init).card
+        started = card.network
+        if card.ladder != ladder:
+            found = f"was trained on {_describe(card.ladder)}, this training is on {_describe(ladder)}"
+            raise InputError(config.train.init, found, "start from a model of the same kind", ExitCode.CONFIG)
         if config.network not in (None, started):
             raise InputError(
                 config.train.init, f"holds another network ({started})", "leave out network", ExitCode.CONFIG
             )
         return started
-    return config.network or (CPU_NETWORK if device == "cpu" else PAPER_NETWORK)
+    network = config.network or (CPU_NETWORK if device == "cpu" else PAPER_NETWORK)
+    return network.model_copy(update={"in_channels": len(ladder)}) if ladder else network
 
 
-def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> Normalisation:
-    """Measure the mean and the spread of half-window averages on random patches.
+def _describe(ladder: tuple[int, ...]) -> str:
+    return f"a ladder of {', '.join(map(str, ladder))} frames" if ladder else "one window at a time"
+
+
+def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> tuple[float, tuple[float, ...]]:
+    """Measure the mean and the spread of half-window averages on random patches; of a ladder, each level's spread.
 
     The spread is half the range that holds the central 68 %, or the standard deviation where most values are
     equal, as in movies of very few counts.
@@ -170,12 +190,18 @@ def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -
         batch = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
     finally:
         pool.close()
-    values = batch.values[batch.counts > 0].astype(np.float64)
+    levels = np.moveaxis(batch.values, 1, 0) if plan.target else batch.values[None]
+    seen = np.moveaxis(batch.counts, 1, 0) if plan.target else batch.counts[None]
+    spreads = [_spread(values[count > 0].astype(np.float64)) for values, count in zip(levels, seen, strict=True)]
+    return float(batch.values[batch.counts > 0].mean(dtype=np.float64)), tuple(spreads)
+
+
+def _spread(values: npt.NDArray[np.float64]) -> float:
     low, middle, high = np.percentile(values, (15.87, 50.0, 84.13)) if len(values) else (0.0, 0.0, 0.0)
     scale = float((high - low) / 2) or float(values.std())
     if not scale:
         raise InputError("train", f"all pixels equal {middle:g}; nothing to learn")
-    return Normalisation(float(values.mean()), scale)
+    return scale
 
 
 def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps: int) -> ModelCard:
@@ -193,9 +219,12 @@ def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps:
     return ModelCard(
         network=plan.network,
         mean=plan.mean,
-        scale=plan.scale,
+        scale=plan.scales[len(plan.scales) // 2],
         window=max(plan.windows),
-        windows=plan.windows if len(plan.windows) > 1 else (),
+        windows=plan.windows if len(plan.windows) > 1 and not plan.target else (),
+        ladder=plan.ladder,
+        level_scales=plan.scales if plan.target else (),
+        target=plan.target,
         split=plan.split,
         steps=steps,
         provenance=provenance,
@@ -216,17 +245,20 @@ def plan_held_out_frames(n_frames: int, config: TrainConfig) -> list[int]:
     return spread_evenly(n_frames, min(automatic if wanted == "auto" else wanted, n_frames - 2))
 
 
-def _choose_windows(movies: Movies, config: RunConfig) -> tuple[int, ...]:
+def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...], int]:
+    """Return windows and, where they are a ladder, the frames of its target; else 0."""
     wanted = config.train.window
     if any(isinstance(movie, ImagePair | Exposures) for movie in movies.frames):
         if movies.first_store is not None or wanted not in ("auto", 2):
             raise InputError(
                 "train", "pairs of images are windows of 2", "train on them alone, with --window auto"
             )
-        return (2,)
+        return (2,), 0
+    if movies.first_store is None:
+        raise ValueError("no movies to compare windows on")
+    if wanted == "all":
+        return _choose_ladder(movies, movies.first_store, config)
     if wanted == "auto":
-        if movies.first_store is None:
-            raise ValueError("no movies to compare windows on")
         wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
     windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
     shortest = min(movie.n_frames for movie in movies.frames)
@@ -234,7 +266,20 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[int, ...]:
     if shortest + held_out < windows[-1] or windows[0] < 2:
         needs = f"window needs {windows[-1]}" if windows[0] >= 2 else "a window of 1 has no halves"
         raise InputError("train", f"{shortest} frames, {needs}", "choose another --window")
-    return windows
+    return windows, 0
+
+
+def _choose_ladder(movies: Movies, store: Path, config: RunConfig) -> tuple[tuple[int, ...], int]:
+    """Return the windows of a ladder, and the longest that is no more than half of the window that Q names."""
+    started = load_model(config.train.init).card.ladder if config.train.init else ()
+    ladder = started or default_ladder(min(movie.n_frames for movie in movies.frames))
+    target = config.train.target
+    if target == "auto":
+        best = int(sweep_windows(store, config.sweep)["window"])
+        return ladder, max((window for window in ladder if window <= best / 2 + 1), default=ladder[0])
+    if target not in ladder:
+        raise InputError("train.target", f"{target} is not one of {', '.join(map(str, ladder))} frames")
+    return ladder, target
 
 
 def _choose_precision(wanted: Precision, device: torch.device) -> Precision:

@@ -109,8 +109,11 @@ def _settle_window(movies: Movies, network: UNet, card: ModelCard, device: torch
     return card.model_copy(update={"window": found["window"]})
 
 
-def _as_told(windows: tuple[int, ...]) -> int | tuple[int, ...]:
-    return windows if len(windows) > 1 else windows[0]
+def _as_told(plan: TrainingPlan) -> dict[str, Any]:
+    """Return the settings that would lead to the plan's windows."""
+    if plan.target:
+        return {"window": "all", "target": plan.target}
+    return {"window": plan.windows if len(plan.windows) > 1 else plan.windows[0]}
 
 
 def _follow(movies: Movies, output: Path, config: RunConfig, ranks: Ranks) -> None:
@@ -126,7 +129,7 @@ def _resolve_plan(movies: Movies, output: Path, config: RunConfig) -> TrainingPl
         return _read_plan(output / PLAN)
     plan = make_plan(movies, config, _memory_bytes(config))
     (output / PLAN).parent.mkdir(exist_ok=True)
-    train = config.train.model_copy(update={"window": _as_told(plan.windows), "patch_px": plan.patch_px})
+    train = config.train.model_copy(update=_as_told(plan) | {"patch_px": plan.patch_px})
     resolved = config.model_copy(
         update={"network": plan.network, "train": train, "device": plan.device, "threads": plan.threads}
     )

@@ -15,9 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.halving import split_window
+from n2n_pipeline.ladder import level_frames
 from n2n_pipeline.metrics.bootstrap import Interval, bootstrap
 from n2n_pipeline.metrics.unsupervised import Copies, unsupervised_error
-from n2n_pipeline.training.patches import Batch, Block, Recipe, average_halves
+from n2n_pipeline.training.patches import (
+    Batch,
+    Block,
+    Deal,
+    Recipe,
+    average_halves,
+    deal_ladder,
+    deal_window,
+)
 from n2n_pipeline.training.pool import VALIDATION, Slot
 from n2n_pipeline.training.stacks import Frames, Region, group_size
 
@@ -54,15 +63,17 @@ def read_validation(
     movies: Sequence[Frames], held_out: Sequence[Sequence[Block]], recipe: Recipe
 ) -> ValidationSet:
     """Read validation samples, spread evenly over all held-out squares."""
+    windows = recipe.windows
     squares = [(movie, block) for movie, blocks in enumerate(held_out) for block in blocks]
     samples = []
     for number in range(SAMPLES):
         movie, block = squares[number * len(squares) // SAMPLES]
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((recipe.seed, VALIDATION, number))))
-        window = recipe.windows[number % len(recipe.windows)]
-        samples.append(_read_sample(movies[movie], block, recipe._replace(windows=(window,)), rng))
+        if not recipe.target:
+            recipe = recipe._replace(windows=(windows[number % len(windows)],))
+        samples.append(_read_sample(movies[movie], block, recipe, rng))
     batch = Batch(*(np.stack(part) for part in zip(*(batch for batch, _ in samples), strict=True)))
-    return ValidationSet(batch, _stack_copies([copies for _, copies in samples], batch.values[0].shape))
+    return ValidationSet(batch, _stack_copies([copies for _, copies in samples], batch.target[0].shape))
 
 
 def _stack_copies(thirds: Sequence[Copies | None], shape: tuple[int, ...]) -> Copies | None:
@@ -112,24 +123,34 @@ def _umse(copies: Copies | None, denoised: Floats) -> Interval | None:
 def _read_sample(
     movie: Frames, block: Block, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Batch, Copies | None]:
-    window = recipe.windows[0]
-    size = group_size(window)
-    n_groups = min(max(window // size, 2), movie.n_frames // size)
-    first = int(rng.integers(movie.n_frames // size - n_groups + 1)) * size
+    frames, size, deal = _deal(movie, recipe, rng)
     place = (
         _around(block.y, block.side, recipe.patch_px, movie.shape[0]),
         _around(block.x, block.side, recipe.patch_px, movie.shape[1]),
     )
-    region = Region(range(first, first + n_groups * size), *place)
+    region = Region(frames, *place)
     slot = Slot(0, region, movie.read_stack(region, size), size, movie.typical_value)
-    halves = split_window(n_groups, recipe.split, (int(rng.integers(2**32)),))
-    batch = average_halves(slot, range(n_groups), halves, place)
+    batch = average_halves(slot, deal, place)
     inside = np.zeros(batch.weight.shape, bool)
     y, x = block.y - place[0].start, block.x - place[1].start
     inside[y : y + block.side, x : x + block.side] = True
-    weight = np.where(inside, batch.weight / (window / 2), 0).astype(np.float32)
-    others = rng.permutation(np.flatnonzero(~halves))
+    weight = np.where(inside, batch.weight / deal.full, 0).astype(np.float32)
+    others = rng.permutation(deal.target)
     return batch._replace(weight=weight), _average_thirds(slot, others, inside)
+
+
+def _deal(movie: Frames, recipe: Recipe, rng: np.random.Generator) -> tuple[range, int, Deal]:
+    """Choose the frames of a sample, and deal them in groups of so many."""
+    if recipe.target:
+        t = int(rng.integers(movie.n_frames))
+        frames = level_frames(movie.n_frames, t, recipe.windows[-1])
+        return frames, 1, deal_ladder(len(frames), t - frames.start, recipe, rng)
+    window = recipe.windows[0]
+    size = group_size(window)
+    n_groups = min(max(window // size, 2), movie.n_frames // size)
+    first = int(rng.integers(movie.n_frames // size - n_groups + 1)) * size
+    halves = split_window(n_groups, recipe.split, (int(rng.integers(2**32)),))
+    return range(first, first + n_groups * size), size, deal_window(range(n_groups), halves, window)
 
 
 def _around(start: int, side: int, length: int, limit: int) -> range:

@@ -11,6 +11,7 @@ from n2n_pipeline.training.patches import (
     PatchSampler,
     Recipe,
     average_halves,
+    deal_window,
     plan_held_out,
     turn,
 )
@@ -125,8 +126,8 @@ def test_a_pixel_is_averaged_over_the_frames_that_saw_it_and_weighted_by_them():
     sums[2:, 9, 9] = counts[2:, 9, 9] = 0  # no target frame
     sums[:2, 12, 12] = counts[:2, 12, 12] = 0  # no input frame
     slot = Slot(0, Region(range(4), range(16), range(16)), Stack(sums, counts), 1, 7.0)
-    halves = np.array([True, True, False, False])
-    patch = average_halves(slot, range(4), halves, (range(16), range(16)))
+    deal = deal_window(range(4), np.array([True, True, False, False]), 4)
+    patch = average_halves(slot, deal, (range(16), range(16)))
     np.testing.assert_allclose(patch.values, 3.0)  # the unseen one is filled from its neighbours
     assert patch.counts[2, 2] == 1
     assert patch.counts[12, 12] == 0

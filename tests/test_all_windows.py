@@ -1,0 +1,217 @@
+"""A network of a ladder: what it is taught with and what it is given, and that neither shares a frame."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from safetensors.torch import load_file, save_file
+
+from n2n_pipeline.averages import read_ladder
+from n2n_pipeline.checkpoint import METADATA_KEY, Denoiser, ModelCard, load_model, save_model, weights_digest
+from n2n_pipeline.config import DenoiseConfig, NetworkConfig, RunConfig, TileConfig, TrainConfig
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.errors import InputError, Stopped
+from n2n_pipeline.evaluation.evaluate import evaluate_store
+from n2n_pipeline.evaluation.samples import deal_copies
+from n2n_pipeline.geometry import Tiling, plan_tiles
+from n2n_pipeline.inference import denoise
+from n2n_pipeline.inference.denoise import denoise_store
+from n2n_pipeline.inference.forward import denoise_frames
+from n2n_pipeline.inference.inputs import inputs_for
+from n2n_pipeline.ladder import level_frames
+from n2n_pipeline.layout import round_mantissa
+from n2n_pipeline.model import UNet
+from n2n_pipeline.sources.simulated import simulate_movie
+from n2n_pipeline.store import Shifts, open_store, write_movie, write_shifts
+from n2n_pipeline.training import train_model
+from n2n_pipeline.training.patches import PatchSampler, Recipe
+from n2n_pipeline.training.pool import Pool
+from n2n_pipeline.training.stacks import Stack
+
+LADDER = (3, 5, 9)
+NETWORK = NetworkConfig(width=6, depth=2)
+TRAIN = TrainConfig(window="all", steps=8, batch=2, patch_px=16, validate_every=4, save_every=3, lr=1e-3)
+CONFIG = RunConfig(network=NETWORK, train=TRAIN, threads=1, device="cpu")
+PLAIN = DenoiseConfig(augment="off", tile=TileConfig(core_px=24, halo_px="exact"))
+
+
+class CodedFrames:
+    """Frame t is ``2 ** t`` everywhere, so that a sum tells which frames it holds."""
+
+    typical_value, n_frames, shape = 1.0, 20, (24, 24)
+
+    def read_stack(self, region, group_size):
+        sums = 2.0 ** np.array(region.frames, np.float64)
+        stack = np.broadcast_to(sums[:, None, None], (len(sums), len(region.rows), len(region.cols)))
+        return Stack(stack.astype(np.float32), np.ones(stack.shape, np.uint16))
+
+
+def frames_in(average, count):
+    total = round(float(average) * float(count))
+    return {bit for bit in range(total.bit_length()) if total >> bit & 1}
+
+
+def test_a_sample_has_every_level_on_one_side_and_the_nearest_frames_on_the_other():
+    recipe = Recipe(0, (5, 9, 17), "random", 8, target=5)
+    batch = PatchSampler(Pool([CodedFrames()], recipe.windows, 0, 2**30), recipe, [()]).draw_batch(3, range(200))
+    middles = set()
+    for values, counts, target, weight in zip(*batch, strict=True):
+        levels = [frames_in(v[0, 0], c[0, 0]) for v, c in zip(values, counts, strict=True)]
+        wanted = frames_in(target[0, 0], round(2.5 * float(weight[0, 0])))
+        assert levels[0] <= levels[1] <= levels[2]
+        assert not levels[2] & wanted
+        near = {t for t in range(20) if levels[0] | wanted == set(level_frames(20, t, 5))}
+        middles |= near
+        assert near, "the shortest level and the target are the two sides of the same frames"
+    assert middles == set(range(20))
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory):
+    simulated = simulate_movie((16, 48, 56), dose=2.0, drift=(0.4, -0.3), seed=1)
+    path = tmp_path_factory.mktemp("movie") / "movie.zarr"
+    write_movie(path, simulated.counts, simulated.info)
+    write_shifts(path, Shifts(simulated.shifts, np.ones(len(simulated.shifts))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(movie, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "model"
+    train_model([movie], output, CONFIG)
+    return output
+
+
+@pytest.fixture
+def model(tmp_path):
+    """An untrained network of a ladder, whose output is far from constant."""
+    torch.manual_seed(3)
+    config = NETWORK.model_copy(update={"in_channels": len(LADDER)})
+    card = ModelCard(
+        network=config, mean=2.0, scale=1.0, window=9, ladder=LADDER, level_scales=(1.5, 1.0, 0.7), target=3
+    )
+    save_model(tmp_path / "model", UNet(config), card)
+    return tmp_path / "model"
+
+
+def test_training_leaves_a_model_that_knows_its_ladder(trained):
+    card = load_model(trained).card
+    assert card.ladder == (5, 9, 17, 33)
+    assert card.network.in_channels == len(card.level_scales) == 4
+    assert card.target in card.ladder
+    assert all(longer < shorter for shorter, longer in zip(card.level_scales, card.level_scales[1:], strict=False))
+    assert "window: all" in (trained / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_a_training_asked_to_stop_continues_to_the_same_bytes(trained, movie, tmp_path, monkeypatch, stop_at):
+    calls = iter(range(1, 100))
+    monkeypatch.setattr("n2n_pipeline.training.loop.stop_requested", lambda: next(calls) == stop_at)
+    with pytest.raises(Stopped):
+        train_model([movie], tmp_path / "model", CONFIG)
+    train_model([movie], tmp_path / "model", CONFIG)
+    assert weights_digest(tmp_path / "model") == weights_digest(trained)
+
+
+def test_a_target_that_is_no_level_and_a_start_of_another_kind_are_refused(movie, trained, tmp_path):
+    wrong = CONFIG.model_copy(update={"train": TRAIN.model_copy(update={"target": 7})})
+    with pytest.raises(InputError, match="7 is not one of 5, 9, 17, 33 frames"):
+        train_model([movie], tmp_path / "model", wrong)
+    other = CONFIG.model_copy(
+        update={"network": None, "train": TRAIN.model_copy(update={"init": trained, "window": 8})}
+    )
+    with pytest.raises(InputError, match="was trained on a ladder of 5, 9, 17, 33 frames"):
+        train_model([movie], tmp_path / "model", other)
+
+
+def test_every_frame_is_the_mean_of_both_halves_through_the_network_untiled(movie, model, tmp_path):
+    denoise_store(movie, model, tmp_path / "out.zarr", PLAIN, device="cpu")
+    pair = read_ladder(CorrectedMovie(open_store(movie)), range(16), (slice(0, 48), slice(0, 56)), LADDER)
+    plan, denoiser = plan_tiles((48, 56), Tiling(stride=4, core=64, halo=4, border=4)), load_model(model)
+    halves = [
+        denoise_frames(Denoiser(denoiser.network, denoiser.card, denoiser.device), values, counts, plan)
+        for values, counts in ((pair.even, pair.even_count), (pair.odd, pair.odd_count))
+    ]
+    expected = round_mantissa((halves[0] + halves[1]) / 2)
+    np.testing.assert_allclose(np.asarray(zarr.open_group(tmp_path / "out.zarr")["0"]), expected, rtol=2e-3)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_denoising_that_died_ends_in_the_same_bytes(movie, model, tmp_path, monkeypatch, after):
+    denoise_store(movie, model, tmp_path / "whole" / "out.zarr", PLAIN, device="cpu")
+    calls, real = iter(range(1000)), denoise.run_network
+
+    def die(*args):
+        if next(calls) == after:
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(denoise, "run_network", die)
+    with pytest.raises(Killed):
+        denoise_store(movie, model, tmp_path / "died" / "out.zarr", PLAIN, device="cpu")
+    denoise_store(movie, model, tmp_path / "died" / "out.zarr", PLAIN, device="cpu")
+    whole, died = ((tmp_path / name / "out.zarr" / "0").rglob("*") for name in ("whole", "died"))
+    assert [p.read_bytes() for p in sorted(whole) if p.is_file()] == [
+        p.read_bytes() for p in sorted(died) if p.is_file()
+    ]
+
+
+def test_a_single_frame_and_a_single_window_are_refused(movie, model, tmp_path):
+    write_movie(tmp_path / "montage.zarr", np.ones((1, 40, 40), np.uint8))
+    with pytest.raises(InputError, match="sees windows of 3, 5, 9 frames at once, this is a single frame"):
+        denoise_store(tmp_path / "montage.zarr", model, tmp_path / "out.zarr", PLAIN, device="cpu")
+    with pytest.raises(InputError, match="not 8 alone"):
+        denoise_store(movie, model, tmp_path / "out.zarr", PLAIN.model_copy(update={"window": 8}), device="cpu")
+
+
+def test_what_judges_a_half_was_shown_to_it_at_no_level(movie, trained):
+    inputs = inputs_for(CorrectedMovie(open_store(movie)), load_model(trained).card)
+    for t in range(16):
+        halves, seen = inputs.list_pair(t), inputs.list_seen(t)
+        members = sorted(halves[0] + halves[1])
+        for half in (0, 1):
+            assert set(halves[half]) <= set(seen[half])
+            assert not set(halves[half]) & set(seen[1 - half])
+            copies = deal_copies(16, members, halves[1 - half], seen[half])
+            assert copies is None or not {f for copy in copies for f in copy} & set(seen[half])
+        pair = inputs.read_pair(range(t, t + 1), (slice(20, 30), slice(20, 30)))
+        assert float(pair.even_count.max()) == len(halves[0])
+
+
+def test_the_output_can_be_judged(movie, trained, tmp_path):
+    denoise_store(movie, trained, tmp_path / "out.zarr", PLAIN, device="cpu")
+    result = evaluate_store(tmp_path / "out.zarr", movie=movie, model=trained, device="cpu")
+    assert next(v for v in result["verdicts"] if v["check"] == "output")["verdict"] == "pass"
+    assert result["residual"]["slope"] is not None
+
+
+def test_a_model_of_the_schema_before_ladders_loads(tmp_path):
+    network = UNet(NETWORK)
+    card = ModelCard(network=NETWORK, mean=1.0, scale=2.0, window=8)
+    path = save_model(tmp_path, network, card)
+    saved = json.loads(card.model_dump_json())
+    saved |= {"schema_version": 1, "tensors_sha256": load_model(tmp_path).card.tensors_sha256}
+    old = {
+        key: value for key, value in saved.items() if key not in ("ladder", "level_scales", "target", "windows")
+    }
+    save_file(load_file(path), path, metadata={METADATA_KEY: json.dumps(old)})
+    assert load_model(tmp_path).card.ladder == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ladder": (4, 8, 16)}, {"level_scales": (1.0, 1.0)}, {"target": 7}, {"ladder": (3, 5)}],
+    ids=["even windows", "a scale too few", "target no level", "a level too few"],
+)
+def test_a_card_whose_ladder_does_not_fit_is_refused(changes):
+    good = {"ladder": LADDER, "level_scales": (1.5, 1.0, 0.7), "target": 3}
+    network = NETWORK.model_copy(update={"in_channels": 3})
+    ModelCard(network=network, mean=0, scale=1, window=9, **good)
+    with pytest.raises(ValueError, match="windows"):
+        ModelCard(network=network, mean=0, scale=1, window=9, **good | changes)
