@@ -67,11 +67,12 @@ class Inputs:
         """Read what a tile needs of some output frames: two halves, or one where the movie is a single frame."""
         rows, columns = tile.source(self.shape)
         origin = (rows.start, columns.start)
-        halves = self._read_halves(frames, rows, columns) if self.has_pairs else self._read_frame(rows, columns)
+        region = (rows.within(0), columns.within(0))
+        halves = self.read_halves(frames, region) if self.has_pairs else self._read_frame(rows, columns)
         return tuple(Half(*(gather(image, tile, self.shape, origin) for image in half)) for half in halves)
 
-    def _read_halves(self, frames: range, rows: Range, columns: Range) -> tuple[Half, ...]:
-        region = (rows.within(0), columns.within(0))
+    def read_halves(self, frames: range, region: tuple[slice, slice]) -> tuple[Half, Half]:
+        """Read both halves of a region of some output frames."""
         if self.ladder:
             pair = read_ladder(self.movie, frames, region, self.ladder, self.frame_of_reference)
         else:

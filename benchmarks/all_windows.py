@@ -1,0 +1,228 @@
+"""All windows at once against fixed windows, each trained for the same time.
+
+    python benchmarks/all_windows.py FOLDER[:still]... [--seconds 180] [--windows 8,16,32]
+    python benchmarks/all_windows.py --appearing [--seconds 180]
+
+A folder holds ``movie.mrc``, ``truth.mrc`` and, where the camera needs them, ``dark.mrc`` and ``gain.mrc``; with
+``:still`` behind it, its drift is not estimated, so that the windows see it. The package is given movie and
+references alone. ``all`` is `train --window all`; every fixed window is trained for as long, on as many threads.
+Scored are frames spread over the movie, first and last included: SNR in dB against the truth after the best linear
+fit, a border left out. The best fixed window is picked with the truth, which a user does not have.
+
+``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity.
+
+What is measured is added to ``results/all_windows.json``, a case at a time, and what stands there is not measured
+again; the table and the sheets of pictures are drawn from all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
+
+import n2n_pipeline as n2n
+from n2n_pipeline.checkpoint import load_model
+from n2n_pipeline.config import IngestConfig, RunConfig, TrainConfig
+from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.device import set_threads
+from n2n_pipeline.geometry import spread_evenly
+from n2n_pipeline.inference.inputs import Inputs, inputs_for
+from n2n_pipeline.pictures import contact_sheet
+from n2n_pipeline.progress import set_quiet
+from n2n_pipeline.sources.simulated import simulate_movie
+from n2n_pipeline.store import open_store, write_movie
+from n2n_pipeline.training import train_model
+
+FILE = RESULTS / "all_windows.json"
+SHEET_PX = 160
+THERE = range(40, 60)
+
+Json = dict[str, Any]
+Images = np.ndarray
+
+
+def train(store: Path, model: Path, window: str | int, told: argparse.Namespace) -> Json:
+    """Train for so many seconds, and return what came of it."""
+    config = TrainConfig(window=window, time_minutes=told.seconds / 60)
+    start = time.perf_counter()
+    train_model([store], model, RunConfig(train=config, threads=told.threads, device="cpu", seed=told.seed))
+    card = load_model(model).card
+    return {"steps": card.steps, "seconds": round(time.perf_counter() - start, 1), "target": card.target}
+
+
+def denoise(store: Path, model: Path, frames: list[int]) -> tuple[Images, float]:
+    """Denoise some frames as `denoise` does, untiled, and say how many seconds one took."""
+    denoiser = load_model(model)
+    inputs = inputs_for(CorrectedMovie(open_store(store)), denoiser.card)
+    start = time.perf_counter()
+    images = [denoise_frame(denoiser, inputs, t) for t in frames]
+    return np.stack(images), (time.perf_counter() - start) / len(frames)
+
+
+def denoise_frame(denoiser: Callable[[Images, Images], Images], inputs: Inputs, t: int) -> Images:
+    """Denoise both halves of a frame and average them."""
+    at = range(t, t + 1)
+    pair = inputs.read_halves(at, WHOLE)
+    return (denoiser(*pair[0])[0] + denoiser(*pair[1])[0]) / 2
+
+
+def measure(case: str, told: argparse.Namespace, scratch: Path) -> Json:
+    """Train and score all windows at once, and each fixed one."""
+    folder, _, still = case.partition(":")
+    source = Path(folder)
+    given = {name: source / f"{name}.mrc" for name in ("dark", "gain") if (source / f"{name}.mrc").is_file()}
+    store = n2n.ingest(source / "movie.mrc", scratch / f"{source.name}.zarr", IngestConfig(**given))
+    if not still:
+        n2n.align(store)
+    truth = mrcfile.read(source / "truth.mrc").astype(np.float32)
+    frames = spread_evenly(len(truth), SCORED_FRAMES - 2)
+    frames = [0, *frames, len(truth) - 1]
+    middle, rows, images = frames[len(frames) // 2], {}, {"truth": truth}
+    for window in ["all", *told.windows]:
+        if window != "all" and window > len(truth):
+            continue
+        model = scratch / f"model-{window}"
+        row = train(store, model, window, told)
+        denoised, row["seconds_per_frame"] = denoise(store, model, frames)
+        row["snr_db"] = [round(snr_db(image, truth[t]), 3) for image, t in zip(denoised, frames, strict=True)]
+        rows[str(window)] = row
+        images[str(window)] = denoised[len(frames) // 2]
+        print(case, window, np.mean(row["snr_db"]).round(2), row, flush=True)
+    draw_sheet(source.name + ("-not-aligned" if still else ""), images | {"truth": truth[middle]}, rows)
+    return {"aligned": not still, "frames": frames, "seconds": told.seconds, "threads": told.threads, "rows": rows}
+
+
+def best_fixed(rows: Json) -> str:
+    """Return the fixed window with the highest score."""
+    return max((window for window in rows if window != "all"), key=lambda window: np.mean(rows[window]["snr_db"]))
+
+
+def draw_sheet(name: str, images: dict[str, Images], rows: Json) -> None:
+    """Show truth, the best fixed window and all windows, scaled to the truth, around what changes most."""
+    best = best_fixed(rows)
+    truth = images["truth"]
+    centre = slice((truth.shape[0] - SHEET_PX) // 2, (truth.shape[0] + SHEET_PX) // 2)
+    fitted = {"truth": truth}
+    for window in (best, "all"):
+        slope, offset = np.polyfit(images[window].ravel(), truth.ravel(), 1)
+        fitted[f"{window} frames" if window != "all" else "all windows"] = slope * images[window] + offset
+    crops = [np.kron(image[centre, centre], np.ones((2, 2))) for image in fitted.values()]
+    (RESULTS / f"all_windows_{name}.png").write_bytes(contact_sheet(crops, list(fitted), None, None, 3))
+
+
+def write_table(found: Json) -> None:
+    """Write all cases as a table to read."""
+    windows = sorted({int(w) for case in found["cases"].values() for w in case["rows"] if w != "all"})
+    lines = ["# All windows at once", "", "Made by `benchmarks/all_windows.py`, which says how.", ""]
+    lines += ["| movie | drift | s, threads | all | " + " | ".join(f"W={w}" for w in windows) + " | all - best |"]
+    lines += ["|---|---|---:|---:|" + "---:|" * (len(windows) + 1)]
+    for name, case in found["cases"].items():
+        mean = {w: float(np.mean(row["snr_db"])) for w, row in case["rows"].items()}
+        cells = [f"{mean[str(w)]:.2f}" if str(w) in mean else "" for w in windows]
+        drift = "aligned" if case["aligned"] else "not aligned"
+        gain = mean["all"] - mean[best_fixed(case["rows"])]
+        lines.append(
+            f"| {name.partition(':')[0]} | {drift} | {case['seconds']:g}, {case['threads']} | {mean['all']:.2f} | "
+            + " | ".join(cells)
+            + f" | {gain:+.2f} |"
+        )
+    for seconds, one in found.get("appearing", {}).items():
+        lines += ["", f"## An object that is there in frames 40 to 59 alone ({seconds} s)", ""]
+        lines += [
+            "| | half-height, first and last frame | mean before and after | mean inside |",
+            "|---|---|---:|---:|",
+        ]
+        for name, row in one.items():
+            first, last = row["half_height"]
+            lines.append(f"| {name} | {first:.1f}, {last:.1f} | {row['outside']:.3f} | {row['inside']:.3f} |")
+    (RESULTS / "all_windows.md").write_text("\n".join(lines) + "\n")
+
+
+def read_found() -> Json:
+    """Return all that was measured."""
+    found: Json = json.loads(FILE.read_text()) if FILE.exists() else {"cases": {}, "appearing": {}}
+    return found
+
+
+def add(kind: str, name: str, figures: Json) -> None:
+    """Add figures to what was measured, which others may have done meanwhile, and draw the table anew."""
+    found = read_found()
+    found[kind][name] = figures
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+    write_table(found)
+
+
+def measure_appearing(told: argparse.Namespace, scratch: Path) -> Json:
+    """Follow a planted object's intensity, in units of the one it was planted with."""
+    simulated = simulate_movie((96, 192, 192), dose=0.5, seed=7)
+    rows, columns = np.mgrid[:192, :192]
+    disc = 1 / (1 + np.exp(np.hypot(rows - 96, columns - 96) - 10))
+    truth = simulated.truth.copy()
+    truth[THERE.start : THERE.stop] *= 1 - 0.5 * disc
+    counts = np.random.default_rng(7).poisson(truth).astype(np.uint16)
+    store = write_movie(scratch / "appearing.zarr", counts, simulated.info).path
+    inside = disc > 0.9
+    depth = float(np.mean((simulated.truth[50] - truth[50])[inside]))
+    found = {}
+    for window in ("all", 32):
+        train(store, scratch / f"model-{window}", window, told)
+        images, _ = denoise(store, scratch / f"model-{window}", list(range(96)))
+        curve = [float(np.mean((t - i)[inside]) / depth) for t, i in zip(simulated.truth, images, strict=True)]
+        found[str(window)] = {"curve": np.round(curve, 4).tolist(), **describe_curve(np.array(curve))}
+        print(window, found[str(window)], flush=True)
+    truth_curve = np.isin(np.arange(96), THERE).astype(float)
+    return found | {"truth": {"curve": truth_curve.tolist(), **describe_curve(truth_curve)}}
+
+
+def describe_curve(curve: Images) -> Json:
+    """Say where a curve crosses half of its height, and what it is inside and outside of the object's time."""
+    before = np.flatnonzero(curve[:50] < 0.5)[-1]
+    after = 50 + np.flatnonzero(curve[50:] < 0.5)[0]
+    first = before + (0.5 - curve[before]) / (curve[before + 1] - curve[before])
+    last = after - (0.5 - curve[after]) / (curve[after - 1] - curve[after])
+    far = np.r_[0 : THERE.start - 3, THERE.stop + 3 : len(curve)]
+    return {
+        "half_height": [float(first), float(last)],
+        "outside": float(np.mean(curve[far])),
+        "outside_spread": float(np.std(curve[far])),
+        "inside": float(np.mean(curve[THERE.start + 3 : THERE.stop - 3])),
+    }
+
+
+def main() -> None:
+    """Measure what is asked for and not yet there, and write figures, table and pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("cases", nargs="*")
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--windows", type=lambda text: [int(part) for part in text.split(",")], default=[8, 16, 32]
+    )
+    parser.add_argument("--appearing", action="store_true")
+    told = parser.parse_args()
+    told.threads = set_threads(told.threads)
+    set_quiet(True)
+    RESULTS.mkdir(exist_ok=True)
+    for case in [*told.cases, *(["appearing"] if told.appearing else [])]:
+        name = Path(case).name
+        if name in read_found()["cases"]:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            if case == "appearing":
+                add("appearing", f"{told.seconds:g}", measure_appearing(told, Path(scratch)))
+            else:
+                add("cases", name, measure(case, told, Path(scratch)))
+
+
+if __name__ == "__main__":
+    main()
