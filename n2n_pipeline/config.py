@@ -178,6 +178,9 @@ class DenoiseConfig(Settings):
     """``camera``: output frame t shows what input frame t shows. ``stable``: drift taken out."""
     halves: bool = False
     """Keep both denoised halves beside their mean."""
+    window_map: bool = False
+    """With a model of all windows, keep an array ``window``: the frames that each pixel was averaged over.
+    Denoising then takes several times as long."""
     dtype: Literal["float32", "float16", "source"] = "float32"
     """Type of the output's pixels; ``source`` rounds to the movie's counts."""
     augment: Literal["auto"] | Passes = "auto"

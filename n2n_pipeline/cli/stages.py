@@ -170,6 +170,9 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
     type=click.Choice(["float32", "float16", "source"]),
 )
 @options.setting(
+    "--window-map", "denoise.window_map", "Keep a map of the frames averaged.", is_flag=True, default=None
+)
+@options.setting(
     "--memory",
     "denoise.memory_gb",
     "Memory to use; default: up to half of what is free.",

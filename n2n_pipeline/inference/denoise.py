@@ -7,7 +7,7 @@ one order, so that a run that was killed and started again ends in the same byte
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
@@ -23,10 +23,11 @@ from n2n_pipeline.files import require_space
 from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
 from n2n_pipeline.inference.images import denoise_images
 from n2n_pipeline.inference.inputs import Half
-from n2n_pipeline.inference.job import Job, Order, Piece, plan_job
+from n2n_pipeline.inference.job import HALVES, WINDOW_MAP, Job, Order, Piece, plan_job
 from n2n_pipeline.inference.pixels import as_stored
 from n2n_pipeline.inference.plan import Block
 from n2n_pipeline.inference.read_ahead import read_ahead
+from n2n_pipeline.inference.window_map import effective_frames
 from n2n_pipeline.progress import Step, progress
 from n2n_pipeline.pyramid import plan_level_units, write_level_shard
 from n2n_pipeline.records import Ledger, stop_requested, write_unit
@@ -156,7 +157,7 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
             for piece, halves in of_block:
                 if stop_requested():
                     raise Stopped(job.order.output)
-                _denoise_piece(job, piece, halves, list(canvases.values()))
+                _denoise_piece(job, piece, halves, canvases)
                 step(1)
             if len(written) == writers:
                 written.popleft().result()
@@ -167,14 +168,16 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
             future.result()
 
 
-def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Sequence[Canvas]) -> None:
-    """Blend the mean of both denoised halves into the first canvas, and each half into its own, if it has one."""
+def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Mapping[str, Canvas]) -> None:
+    """Blend the mean of both denoised halves, and what else has a canvas, into the canvases."""
     turns = turns_of(job.choice.passes)
     denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
-    mean = np.asarray(np.mean(denoised, axis=0, dtype=np.float32))
+    images = dict(zip(HALVES, denoised, strict=False)) | {"0": np.mean(denoised, axis=0, dtype=np.float32)}
+    if WINDOW_MAP in canvases:
+        images[WINDOW_MAP] = np.sum([effective_frames(job.denoiser, *half) for half in halves], axis=0)
     first = piece.frames.start - job.part[0].start - piece.block.frames.start
-    for canvas, image in zip(canvases, (mean, *denoised), strict=False):
-        canvas.blend(piece.tile, image, slice(first, first + len(piece.frames)))
+    for name, canvas in canvases.items():
+        canvas.blend(piece.tile, images[name], slice(first, first + len(piece.frames)))
 
 
 def _write_block(job: Job, block: Block, images: dict[str, Floats], stamp: str) -> None:

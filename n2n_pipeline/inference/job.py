@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from n2n_pipeline.checkpoint import Denoiser, load_model, weights_digest
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_json
 from n2n_pipeline.geometry import Range, Tile, TilePlan, plan_tiles
 from n2n_pipeline.inference.choice import as_chosen, choose
@@ -32,6 +33,7 @@ from n2n_pipeline.records import store_digest
 from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
 
 HALVES = ("even", "odd")
+WINDOW_MAP = "window"
 SHARED_BYTES = 2**26  # of chunks that neighbouring tiles share
 
 
@@ -72,8 +74,9 @@ class Job:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Arrays of the output: the mean of the halves, and the halves where they are kept."""
-        return ("0", *HALVES) if self.order.config.halves and self.inputs.has_pairs else ("0",)
+        """Arrays of the output: the mean of the halves, and the halves and the map where they are kept."""
+        halves = HALVES if self.order.config.halves and self.inputs.has_pairs else ()
+        return ("0", *halves, *((WINDOW_MAP,) if self.order.config.window_map else ()))
 
     @property
     def blocks(self) -> list[Block]:
@@ -126,6 +129,9 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
     kept_bytes = budget // 4 if movie.info.shape[0] > 1 else min(budget // 4, SHARED_BYTES)
     kept = CorrectedMovie(keep_chunks(movie, kept_bytes))
     inputs = inputs_for(kept, card, config.frame_of_reference, config.window)
+    if config.window_map and not inputs.ladder:
+        what = f"averages {inputs.window} frames everywhere, so that there is nothing to map"
+        raise InputError(order.model, what, "train with --window all", ExitCode.CONFIG)
     settled = {
         "kind": "denoised",
         "movie_digest": _movie_digest(movie),
@@ -139,7 +145,7 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
     layout = default_layout(shape, movie.info.dtype if config.dtype == "source" else config.dtype)
     choice = choice or (None if restart else begun_choice(order.output, settled, denoiser.device.type))
     if choice is None:
-        shards = fit_layout(layout, budget // (3 if config.halves else 1)).shards
+        shards = fit_layout(layout, budget // (1 + 2 * config.halves + config.window_map)).shards
         choice = choose(denoiser, inputs, config, math.prod(shape)).model_copy(update={"shards": shards})
     layout = cut_layout(layout, choice.shards or layout.shards)
     fingerprint = {**settled, "choice": choice.model_dump(mode="json")}

@@ -1,0 +1,81 @@
+"""How many frames a network of a ladder averages at each pixel: which windows its choice falls on.
+
+Noise tells. A frame's noise reaches the output with the weight that the network gives the windows it is in, which
+is a derivative: one pass backwards, from outputs of random signs, gives at every pixel the derivatives by each
+level, and their mean squares around it do not depend on the signs (Hutchinson's estimate). As many frames of equal
+weight as let through as much noise are the effective number of frames,
+
+    n = (sum of weights)² / (sum of squared weights), over the frames of all levels.
+
+A network that uses its longest window alone has its length; one that uses the shortest alone has that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from n2n_pipeline.checkpoint import Denoiser
+from n2n_pipeline.geometry import Tiling, plan_tiles
+from n2n_pipeline.inference.forward import Canvas, gather
+from n2n_pipeline.model import stride
+
+Floats = npt.NDArray[np.float32]
+
+CORE_PX = 256  # derivatives keep all that the network computes
+HALO_PX = 32
+SMOOTHING_PX = 4.0  # standard deviation of the neighbourhood that mean squares are taken over
+SEED = 0
+
+
+def effective_frames(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
+    """Return how many of a half's frames are averaged at each pixel.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        A network of a ladder.
+    values, counts : numpy.ndarray
+        ``(n, level, y, x)`` averages of one half in the movie's units, and the frames that each holds; sides are
+        multiples of the network's stride.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, y, x)`` number of frames, from 1 to those of the longest level.
+    """
+    shape = (values.shape[-2], values.shape[-1])
+    step = stride(denoiser.card.network)
+    halo = -(-HALO_PX // step) * step
+    plan = plan_tiles(shape, Tiling(step, max(CORE_PX // step, 1) * step, halo))
+    canvas = Canvas(plan, len(values))
+    for tile in plan.tiles:
+        parts = (gather(image, tile, shape, (0, 0)) for image in (values, counts))
+        canvas.blend(tile, np.stack([_of_frame(denoiser, *one) for one in zip(*parts, strict=True)]))
+    return canvas.image
+
+
+def _of_frame(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
+    slopes = _derivatives(denoiser, values[None], counts[None])[0]
+    per_frame = slopes / np.maximum(counts, 1)
+    # A frame of a ring is in its own level and in all longer ones.
+    weights = np.cumsum(per_frame[::-1], axis=0)[::-1]
+    ring = np.diff(counts, axis=0, prepend=0)
+    power = ndimage.gaussian_filter(weights**2, (0, SMOOTHING_PX, SMOOTHING_PX), mode="mirror")
+    total = (ring * np.sqrt(power)).sum(axis=0)
+    frames = total**2 / np.maximum((ring * power).sum(axis=0), np.finfo(np.float32).tiny)
+    return np.asarray(np.clip(frames, 1, np.maximum(counts[-1], 1)), np.float32)
+
+
+def _derivatives(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
+    """Return the ``(n, level, y, x)`` derivatives of the outputs' sum, each with a random sign."""
+    with torch.enable_grad():
+        images = denoiser.prepare(values, counts).detach().requires_grad_()
+        output = denoiser.network(images)
+        signs = np.random.default_rng(SEED).choice(np.array([-1, 1], np.float32), output.shape)
+        output.backward(torch.from_numpy(signs).to(output.device))
+    scales = np.array(denoiser.card.level_scales, np.float32)
+    slopes: Floats = images.grad.to("cpu", torch.float32).numpy()  # type: ignore[union-attr]
+    return slopes / scales[:, None, None]
