@@ -96,6 +96,20 @@ def default_ladder(n_frames: int) -> tuple[int, ...]:
     return LADDER[: max(1 + sum(differing), 2)]
 
 
+def suggest_target(ladder: Sequence[int], window: int) -> int:
+    """Return the longest window that is no more than half of the one which predicts single frames best.
+
+    Half of a target's frames are all that a network is taught with at a time, so that a short target is noisy; one
+    that is longer than what stands still blurs.
+
+    Examples
+    --------
+    >>> suggest_target(LADDER, 4), suggest_target(LADDER, 16), suggest_target(LADDER, 48)
+    (5, 9, 17)
+    """
+    return max((shorter for shorter in ladder if shorter <= window // 2 + 1), default=ladder[0])
+
+
 class Ladder(NamedTuple):
     """The ladders of some output frames; those of all frames between the first and the last are computed."""
 

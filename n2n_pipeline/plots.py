@@ -170,6 +170,23 @@ def histogram_plot(images: Sequence[tuple[str, Values]], x_label: str, bins: int
     return _encode(figure)
 
 
+def map_plot(image: Values, label: str) -> bytes:
+    """Plot a map ``(y, x)`` of pixels in colour, as PNG.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        One value a pixel.
+    label : str
+        What they are.
+    """
+    figure, axes = _figure(Frame("x (px)", "y (px)"), (4.2, 3.2))
+    axes.grid(visible=False)
+    drawn = axes.imshow(image, cmap="cividis", vmin=0, interpolation="nearest")
+    figure.colorbar(drawn, ax=axes, label=label)
+    return _encode(figure)
+
+
 def sweep_plot(found: Mapping[str, Any], used: int | None) -> bytes:
     """Plot what a sweep found: the error of each window and, beside it, the window of each field, as PNG.
 
@@ -184,7 +201,10 @@ def sweep_plot(found: Mapping[str, Any], used: int | None) -> bytes:
     window, risk, low, high = (np.array([score[name] for score in found["scores"]], float) for name in names)
     frame = Frame("window (frames)", "squared error on held-out frames", "log2", x_mark=used)
     figure, axes = _figure(frame, (7.6, 3.0), columns=2)
-    _draw_lines(axes, [Line(window, risk, "", low, high)])
+    _draw_lines(axes, [Line(window, risk, "one window" if found.get("all") else "", low, high)])
+    if found.get("all"):
+        axes.axhline(found["all"]["risk"], color=COLOURS[1], linestyle=DASHES[1], label="all at once")
+        axes.legend(frameon=False, fontsize="small")
     _draw_fields(figure, found["fields"], window.astype(int).tolist())
     return _encode(figure)
 

@@ -23,6 +23,7 @@ from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.filling import fill_unseen
 from n2n_pipeline.halving import window_frames
+from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.progress import progress
 from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
 
@@ -33,6 +34,7 @@ FILTERS_PX = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # standard deviations tried fo
 REGION_PX = 512  # side of the regions that a large image is scored on
 FIELD_PX = 64  # side of the fields that each may want a window of its own
 READ_FRAMES = 64  # frames held at once
+RIDGE = 1e-6  # of the mean square of the estimates; they are very much alike
 
 Estimator = Callable[[Floats, Ints], Floats]
 """Turns sums and counts of two halves, ``(2, y, x)``, into an estimate of the frame between them."""
@@ -49,6 +51,10 @@ class Risks(NamedTuple):
     """Parts of the image, of up to 64 by 64 px."""
     field_risk: Floats
     """``(t, window, estimate, field)``, the risk of each."""
+    moments: Floats | None = None
+    """``(t, product, product)`` mean products of all estimates, of 1 and of the frame, all less ``origin``."""
+    origin: float = 0.0
+    """What estimates and frames are taken less, in `moments` alone."""
 
 
 def measure_risks(
@@ -74,7 +80,7 @@ def measure_risks(
             parts = [_score_frame(movie, t, windows, region, estimators) for region in regions]
             scores.append(_Score(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))))
             advance(1)
-    risk, signal, pixels = (np.stack(part) for part in zip(*scores, strict=True))
+    risk, signal, pixels, moments = (np.stack(part) for part in zip(*scores, strict=True))
     fields = [field for region in regions for field in _fields(region)]
     seen = np.maximum(pixels, 1)
     weight = np.maximum(pixels.sum(axis=-1), 1)
@@ -83,7 +89,28 @@ def measure_risks(
         signal.sum(axis=-1) / weight,
         fields,
         risk / seen[:, None, None],
+        moments.sum(axis=-1) / weight[:, None, None],
+        movie.typical_value,
     )
+
+
+def combine_estimates(risks: Risks) -> Floats:
+    """Return the ``(t,)`` risks of the best weighted sum of all estimates, over all windows and filters.
+
+    The weights are the same at every pixel, and are fitted by least squares to the other frames that are held out.
+    It is a linear stand-in for a network that sees all windows at once.
+    """
+    if risks.moments is None:
+        raise ValueError("risks were given without moments")
+    found = []
+    for t, own in enumerate(risks.moments):
+        others = np.delete(risks.moments, t, axis=0).sum(axis=0)
+        square, with_frame = others[:-1, :-1], others[:-1, -1]
+        ridge = RIDGE * np.trace(square) / len(square) * np.eye(len(square))
+        weights = np.linalg.solve(square + ridge, with_frame)
+        centred = weights @ own[:-1, :-1] @ weights - 2 * weights @ own[:-1, -1]
+        found.append(centred - 2 * risks.origin * own[-2, -1] - risks.origin**2)
+    return np.array(found)
 
 
 def _regions(shape: tuple[int, int]) -> list[Region]:
@@ -124,6 +151,8 @@ class _Score(NamedTuple):
     signal: Floats
     """``(field,)``."""
     pixels: Floats
+    moments: Floats
+    """``(product, product, region)``, summed over the pixels of each region."""
 
 
 def _score_frame(
@@ -136,15 +165,53 @@ def _score_frame(
     """Predict frame t from each window by each estimator."""
     frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
     risks: list[list[Floats]] = []
+    kept: list[Floats] = []
     signal = pixels = np.empty(0)
-    for total, count in _growing_sums(movie, t, windows, region):
+    n_frames = movie.store.info.shape[0]
+    spans = [window_frames(n_frames, t, window + 1) for window in windows]
+    for total, count in _growing_sums(movie, t, spans, region, _split_nearest(n_frames, t)):
         if not risks:  # what the smallest window sees, the others see too
             seen = valid & (count.sum(axis=0) > 0)
             pixels = _sum_fields(seen)
             signal = _sum_fields(_mean(total, count, movie.typical_value) * frame * seen)
-        guesses = (estimate(total, count) for estimate in estimators)
+        guesses = [estimate(total, count) for estimate in estimators]
         risks.append([_sum_fields(guess * (guess - 2.0 * frame) * seen) for guess in guesses])
-    return _Score(np.array(risks), signal, pixels)
+        kept.extend((guess[seen] - movie.typical_value).astype(np.float32) for guess in guesses)
+    kept += [np.ones_like(kept[0]), (frame[seen] - movie.typical_value).astype(np.float32)]
+    products = np.stack(kept)
+    return _Score(np.array(risks), signal, pixels, (products @ products.T)[..., None].astype(np.float64))
+
+
+def score_ladder(movie: CorrectedMovie, denoiser: Denoiser, frames: Sequence[int]) -> Floats:
+    """Return the ``(t,)`` risks of a network of a ladder, each predicting a frame that it is not shown."""
+    n_frames, ladder = movie.store.info.shape[0], denoiser.card.ladder
+    regions = _regions(movie.store.info.shape[1:])
+    found = []
+    with progress("sweep", len(frames), "frames") as advance:
+        for t in frames:
+            total = np.zeros(2)
+            spans, is_even = [level_frames(n_frames, t, window) for window in ladder], split_around(n_frames, t)
+            for region in regions:
+                sums = list(_growing_sums(movie, t, spans, region, is_even))
+                total += _score_levels(movie, t, region, denoiser, sums)
+            found.append(total[0] / max(total[1], 1))
+            advance(1)
+    return np.array(found)
+
+
+def _score_levels(
+    movie: CorrectedMovie, t: int, region: Region, denoiser: Denoiser, sums: Sequence[tuple[Floats, Ints]]
+) -> Floats:
+    """Return the summed risk of frame t in a region, and its number of pixels."""
+    frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
+    filled = [
+        [fill_unseen(*half, movie.typical_value) for half in zip(total, count, strict=True)]
+        for total, count in sums
+    ]
+    counts = np.stack([count for _, count in sums], axis=1).astype(np.float32)
+    guess = denoiser(np.stack(filled, axis=1), counts).mean(axis=0, dtype=np.float64)
+    seen = valid & (counts[:, 0].sum(axis=0) > 0)
+    return np.array([(guess * (guess - 2.0 * frame))[seen].sum(), seen.sum()])
 
 
 def _mean(total: Floats, count: Ints, typical: float) -> Floats:
@@ -176,28 +243,32 @@ def denoise_halves(movie: CorrectedMovie, denoiser: Denoiser) -> Estimator:
     return estimate
 
 
-def _growing_sums(
-    movie: CorrectedMovie, t: int, windows: tuple[int, ...], region: Region
-) -> Iterator[tuple[Floats, Ints]]:
-    """Sum the frames around t, itself left out, in two halves, for each window in turn; each frame is read once.
+def _split_nearest(n_frames: int, t: int) -> npt.NDArray[np.bool_]:
+    """Deal frames to two halves: of two at the same distance from t one to either, in Thue-Morse order of it."""
+    frames = np.arange(n_frames)
+    return np.asarray((np.bitwise_count(np.abs(frames - t)) + (frames > t)) % 2 == 0)
 
-    Of two frames at the same distance from t one is in either half, in Thue-Morse order of the distance, so that
-    the halves stay balanced as the window grows.
+
+def _growing_sums(
+    movie: CorrectedMovie, t: int, spans: Sequence[range], region: Region, is_even: npt.NDArray[np.bool_]
+) -> Iterator[tuple[Floats, Ints]]:
+    """Sum the frames around t, itself left out, in two halves, for each span in turn; each frame is read once.
+
+    Spans grow, and ``is_even`` says of every frame of the movie which half it is in, so that the halves stay
+    balanced as they do.
     """
-    n_frames, shifts = movie.store.info.shape[0], whole_shifts(movie)
+    shifts = whole_shifts(movie)
     extent = (2, *(part.stop - part.start for part in region))
     total, count = np.zeros(extent), np.zeros(extent, np.int64)
     have = range(t, t + 1)
-    for window in windows:
-        want = window_frames(n_frames, t, window + 1)
+    for want in spans:
         for piece in (range(want.start, have.start), range(have.stop, want.stop)):
             for start in range(piece.start, piece.stop, READ_FRAMES):
                 part = range(start, min(start + READ_FRAMES, piece.stop))
                 frames = ShiftedFrames(movie, part, range(t, t + 1), region, shifts, "camera")
                 for half in (0, 1):
-                    members = [f for f in part if (abs(f - t).bit_count() + (f > t)) % 2 == half]
-                    more, seen = frames.sum_frames(t, members)
+                    more, seen = frames.sum_frames(t, [f for f in part if is_even[f] == (half == 0)])
                     total[half] += more
                     count[half] += seen
         have = want
-        yield total, count
+        yield total.copy(), count.copy()

@@ -160,9 +160,11 @@ class Run:
     def train(self) -> None:
         """Train the network on the pairs of this movie."""
         config = self.config
+        found = read_json(self.outdir / "window.json")
         if config.train.window == "auto":
-            window = read_json(self.outdir / "window.json")["window"]
-            config = config.model_copy(update={"train": config.train.model_copy(update={"window": window})})
+            config = _with(config, {"window": found["window"]})
+        if config.train.window == "all" and config.train.target == "auto":
+            config = _with(config, {"target": found["target"]})
         model = self.outdir / "model"
         with self._timed("train"), catch_signals():
             train_model([self.store], model, config, restart=self.restart)
@@ -238,20 +240,28 @@ class Run:
             _log.debug("%s took %s", name, duration(seconds))
 
 
+def _with(config: RunConfig, train: dict[str, Any]) -> RunConfig:
+    """Return settings with others for training."""
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
+
+
 def _describe_window(result: dict[str, Any], asked: Window) -> str:
     as_good = [str(window) for window in result["as_good"] if window != result["window"]]
     text = f"{result['window']} frames predict held-out frames best"
     text += f" ({' and '.join(as_good)} as well within the interval)" if as_good else ""
-    return text if asked == "auto" else f"{text}; {_list(asked)} are used, as asked for"
+    return text if asked == "auto" else f"{text}; {_name(asked)} are used, as asked for"
 
 
-def _list(window: Window) -> str:
-    return " and ".join(map(str, window)) if isinstance(window, tuple) else str(window)
+def _name(window: Window) -> str:
+    if window == "all":
+        return "all windows at once"
+    lengths = " and ".join(map(str, window)) if isinstance(window, tuple) else str(window)
+    return f"windows of {lengths} frames"
 
 
 def _describe_training(used: RunConfig) -> str:
     shape = f"U-Net of width {used.network.width} and depth {used.network.depth}, " if used.network else ""
-    return f"{shape}{used.train.steps} steps on {used.device}, windows of {_list(used.train.window)} frames"
+    return f"{shape}{used.train.steps} steps on {used.device}, {_name(used.train.window)}"
 
 
 class Demonstration(NamedTuple):

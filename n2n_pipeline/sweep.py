@@ -22,9 +22,18 @@ from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import spread_evenly
+from n2n_pipeline.ladder import default_ladder, suggest_target
 from n2n_pipeline.manifest import content_digest
 from n2n_pipeline.plots import sweep_plot
-from n2n_pipeline.risks import FILTERS_PX, Risks, denoise_halves, filter_mean, measure_risks
+from n2n_pipeline.risks import (
+    FILTERS_PX,
+    Risks,
+    combine_estimates,
+    denoise_halves,
+    filter_mean,
+    measure_risks,
+    score_ladder,
+)
 from n2n_pipeline.store import open_store
 
 Floats = npt.NDArray[np.float64]
@@ -54,12 +63,15 @@ def sweep_windows(
     Returns
     -------
     dict
-        ``window``; ``filter_px``, the Gaussian width that went with it (None for a network); ``scores``, a list of
-        ``window``, ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval
-        of 95 % of the difference from the best); ``as_good``, the windows that the interval does not tell from the
-        best; ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one
-        after the last) and the ``window`` of each, another than that of all where it is better by three standard
-        errors; ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``, ``sentence``.
+        ``window``, the best of those scored; ``use``, that window, or ``all`` where all at once predict better;
+        ``filter_px``, the Gaussian width that went with it (None for a network); ``scores``, a list of ``window``,
+        ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval of 95 % of
+        the difference from the best); ``as_good``, the windows that the interval does not tell from the best;
+        ``all``, ``risk``, ``low`` and ``high`` of all windows at once: of the best weighted sum of all averages or,
+        with a network of a ladder, of that; ``target``, for a network of a ladder, see `suggest_target`;
+        ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one after the last) and
+        the ``window`` of each, another than that of all where it is better by three standard errors;
+        ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``, ``sentence``.
 
     Raises
     ------
@@ -69,6 +81,7 @@ def sweep_windows(
     denoiser = None if model is None else load_model(model)
     result = compare_windows(path, config or SweepConfig(), denoiser)
     movie = CorrectedMovie(open_store(path))
+    result["target"] = suggest_target(default_ladder(movie.store.info.shape[0]), result["window"])
     result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
     if output is not None:
         write_atomically(output, json.dumps(result, indent=1) + "\n")
@@ -80,7 +93,8 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
     """Score windows with a network or, without one, with a filtered mean.
 
     A network is scored on the frames of this movie that it was not trained on, where it has such; one that was
-    trained over several windows compares them fairly, and by default on these.
+    trained over several windows compares them fairly, and by default on these. A network of a ladder has but one
+    score, beside those of filtered means.
     """
     movie = CorrectedMovie(open_store(path))
     n_frames = movie.store.info.shape[0]
@@ -91,13 +105,14 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
         raise InputError(path, f"{n_frames} frames, window needs {min(windows)}")
     windows = tuple(sorted({window for window in windows if window <= n_frames}))
     frames = spread_evenly(n_frames, config.sample_frames)
-    if denoiser is None:
-        estimators = [filter_mean(movie, sigma) for sigma in FILTERS_PX]
-    else:
-        estimators, frames = [denoise_halves(movie, denoiser)], _unseen_frames(path, denoiser, frames)
-    return choose_window(
-        measure_risks(movie, windows, frames, estimators), windows, (None,) if denoiser else FILTERS_PX
-    )
+    if denoiser is not None:
+        frames = _unseen_frames(path, denoiser, frames)
+    if denoiser is not None and not denoiser.card.ladder:
+        risks = measure_risks(movie, windows, frames, [denoise_halves(movie, denoiser)])
+        return choose_window(risks, windows, (None,))
+    risks = measure_risks(movie, windows, frames, [filter_mean(movie, sigma) for sigma in FILTERS_PX])
+    at_once = combine_estimates(risks) if denoiser is None else score_ladder(movie, denoiser, frames)
+    return choose_window(risks, windows, FILTERS_PX, at_once)
 
 
 def _unseen_frames(path: Path, denoiser: Denoiser, frames: list[int]) -> list[int]:
@@ -125,9 +140,14 @@ def default_windows(n_frames: int) -> tuple[int, ...]:
 
 
 def choose_window(
-    risks: Risks, windows: tuple[int, ...], filters_px: tuple[float | None, ...] = FILTERS_PX
+    risks: Risks,
+    windows: tuple[int, ...],
+    filters_px: tuple[float | None, ...] = FILTERS_PX,
+    at_once: Floats | None = None,
 ) -> dict[str, Any]:
     """Turn risks into scores, the best window, and those as good within the interval.
+
+    ``at_once`` are the ``(t,)`` risks of all windows at once, where they were measured.
 
     Frames are drawn with replacement, all windows at once, so that what a frame adds to every score cancels.
     """
@@ -136,27 +156,27 @@ def choose_window(
     each = np.arange(len(windows))
     per_frame = risks.risk[:, each, best_filter]
     best = int(per_frame.mean(axis=0).argmin())
+    if at_once is not None:
+        per_frame = np.column_stack([per_frame, at_once])
     against = per_frame - per_frame[:, best : best + 1]
     rng = np.random.default_rng(0)
     draws = rng.integers(len(against), size=(RESAMPLES, len(against)))
     low, high = np.percentile(against[draws].mean(axis=1), (2.5, 97.5), axis=0)
     floor = float(risks.signal.mean())
     risk = per_frame.mean(axis=0) + floor
-    as_good = [window for window, least in zip(windows, low, strict=True) if least <= 0]
+    as_good = [window for window, least in zip(windows, low, strict=False) if least <= 0]
+    scores = [
+        {"risk": float(risk[i]), "low": float(risk[best] + low[i]), "high": float(risk[best] + high[i])}
+        for i in range(len(risk))
+    ]
+    uses_all = at_once is not None and risk[-1] < risk[best]
     return {
         "window": windows[best],
+        "use": "all" if uses_all else windows[best],
         "filter_px": filters_px[best_filter[best]],
         "as_good": as_good,
-        "scores": [
-            {
-                "window": windows[i],
-                "filter_px": filters_px[best_filter[i]],
-                "risk": float(risk[i]),
-                "low": float(risk[best] + low[i]),
-                "high": float(risk[best] + high[i]),
-            }
-            for i in each
-        ],
+        "scores": [{"window": windows[i], "filter_px": filters_px[best_filter[i]], **scores[i]} for i in each],
+        "all": None if at_once is None else scores[-1],
         "fields": [
             {"y": [rows.start, rows.stop], "x": [cols.start, cols.stop], "window": windows[own]}
             for (rows, cols), own in zip(

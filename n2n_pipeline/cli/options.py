@@ -57,7 +57,7 @@ _settings = _stack(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 window = setting(
-    "--window", "train.window", "Frames averaged as one sample; auto; or several.", metavar="W|auto|W,W,…"
+    "--window", "train.window", "Frames averaged as one sample; auto; several; or all.", metavar="W|auto|W,W,…|all"
 )
 steps = setting("--steps", "train.steps", "Length of the training.", metavar="N")
 device = setting(

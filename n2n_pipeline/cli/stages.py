@@ -94,6 +94,8 @@ def sweep(
         return
     for score in result["scores"]:
         click.echo("{window:5} frames: risk {risk:.4g} ({low:.4g} to {high:.4g})".format(**score))
+    if result["all"]:
+        click.echo("  all at once: risk {risk:.4g} ({low:.4g} to {high:.4g})".format(**result["all"]))
     click.echo(f"window: {result['window']} frames")
     print_verdicts(result["diagnostics"])
 

@@ -18,8 +18,9 @@ import torch
 from scipy import ndimage
 
 from n2n_pipeline.checkpoint import Denoiser
-from n2n_pipeline.geometry import Tiling, plan_tiles
+from n2n_pipeline.geometry import Range, Tiling, plan_tiles
 from n2n_pipeline.inference.forward import Canvas, gather
+from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.model import stride
 
 Floats = npt.NDArray[np.float32]
@@ -47,14 +48,34 @@ def effective_frames(denoiser: Denoiser, values: Floats, counts: Floats) -> Floa
         ``(n, y, x)`` number of frames, from 1 to those of the longest level.
     """
     shape = (values.shape[-2], values.shape[-1])
-    step = stride(denoiser.card.network)
-    halo = -(-HALO_PX // step) * step
-    plan = plan_tiles(shape, Tiling(step, max(CORE_PX // step, 1) * step, halo))
+    plan = plan_tiles(shape, _tiling(denoiser))
     canvas = Canvas(plan, len(values))
     for tile in plan.tiles:
         parts = (gather(image, tile, shape, (0, 0)) for image in (values, counts))
         canvas.blend(tile, np.stack([_of_frame(denoiser, *one) for one in zip(*parts, strict=True)]))
     return canvas.image
+
+
+def map_frames(denoiser: Denoiser, inputs: Inputs, t: int, region: tuple[slice, slice]) -> Floats:
+    """Return how many frames of both halves are averaged at each pixel of a region of frame ``t``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(y, x)``.
+    """
+    rows, columns = (Range(part.start, part.stop) for part in region)
+    plan = plan_tiles(inputs.shape, _tiling(denoiser), (rows, columns))
+    canvas = Canvas(plan, 1)
+    for tile in plan.tiles:
+        halves = inputs.read(range(t, t + 1), tile)
+        canvas.blend(tile, np.sum([_of_frame(denoiser, h.values[0], h.counts[0]) for h in halves], axis=0)[None])
+    return np.asarray(canvas.image[0], np.float32)
+
+
+def _tiling(denoiser: Denoiser) -> Tiling:
+    step = stride(denoiser.card.network)
+    return Tiling(step, max(CORE_PX // step, 1) * step, -(-HALO_PX // step) * step)
 
 
 def _of_frame(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:

@@ -23,7 +23,7 @@ from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.ladder import default_ladder
+from n2n_pipeline.ladder import default_ladder, suggest_target
 from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
 from n2n_pipeline.store import open_store
@@ -270,13 +270,12 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
 
 
 def _choose_ladder(movies: Movies, store: Path, config: RunConfig) -> tuple[tuple[int, ...], int]:
-    """Return the windows of a ladder, and the longest that is no more than half of the window that Q names."""
+    """Return the windows of a ladder, and its target."""
     started = load_model(config.train.init).card.ladder if config.train.init else ()
     ladder = started or default_ladder(min(movie.n_frames for movie in movies.frames))
     target = config.train.target
     if target == "auto":
-        best = int(sweep_windows(store, config.sweep)["window"])
-        return ladder, max((window for window in ladder if window <= best / 2 + 1), default=ladder[0])
+        return ladder, suggest_target(ladder, int(sweep_windows(store, config.sweep)["window"]))
     if target not in ladder:
         raise InputError("train.target", f"{target} is not one of {', '.join(map(str, ladder))} frames")
     return ladder, target

@@ -13,7 +13,7 @@ import numpy as np
 
 from n2n_pipeline import __version__
 from n2n_pipeline.evaluation.report.gather import Run
-from n2n_pipeline.evaluation.report.scenes import main_store, used_window
+from n2n_pipeline.evaluation.report.scenes import main_store, saw_all_windows, used_window
 from n2n_pipeline.progress import duration
 from n2n_pipeline.sources.movie import MovieInfo
 
@@ -55,7 +55,9 @@ def headline_facts(run: Run) -> Rows:
     facts = [("Size", f"{n_frames} frames of {height} × {width} px")]
     facts += physical_facts(info)
     window = used_window(run)
-    if window is not None:
+    if saw_all_windows(run):
+        facts.append(("Window", "all at once"))
+    elif window is not None:
         facts.append(("Window", f"{window} frames"))
     if run.movie is not None and run.movie.shifts is not None:
         shifts = run.movie.shifts.dy_dx

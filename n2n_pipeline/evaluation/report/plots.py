@@ -8,28 +8,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.evaluation.report.figures import Picture, plot_picture
 from n2n_pipeline.evaluation.report.gather import Run
 from n2n_pipeline.evaluation.report.scenes import (
     Image,
+    Region,
     Scene,
     central_region,
     main_store,
     read_raw,
+    saw_all_windows,
     spread_frames,
     used_window,
 )
+from n2n_pipeline.inference.inputs import inputs_for
+from n2n_pipeline.inference.window_map import map_frames
 from n2n_pipeline.metrics.frc import ring_power
-from n2n_pipeline.plots import Frame, Line, frequency_plot, histogram_plot, line_plot, path_plot, sweep_plot
+from n2n_pipeline.plots import (
+    Frame,
+    Line,
+    frequency_plot,
+    histogram_plot,
+    line_plot,
+    map_plot,
+    path_plot,
+    sweep_plot,
+)
 
 SPECTRUM_FRAMES = 8
 
 
-def draw_plots(run: Run, scene: Scene) -> list[Picture]:
+def draw_plots(run: Run, scene: Scene, t: int, region: Region) -> list[Picture]:
     """Draw every plot that the run has the numbers for, in the order of the pipeline."""
     drawn = (
         plot_window(run),
+        plot_window_map(run, t, region),
         plot_drift(run),
         plot_training(run.training),
         plot_correlation(run.metrics, main_store(run).info.pixel_size),
@@ -45,12 +60,36 @@ def plot_window(run: Run) -> Picture | None:
         return None
     used = used_window(run)
     png = sweep_plot(run.window, used)
+    mark = (
+        "the network saw all windows at once, and the grey line marks the best single one"
+        if saw_all_windows(run)
+        else f"the grey line marks the window in use, {used}"
+    )
     caption = (
         "How well averages over so many frames predict a frame that they do not hold: too few leave noise, "
-        f"too many blur what moves. The lowest point wins; the grey line marks the window in use, {used}. "
+        f"too many blur what moves. The lowest point wins; {mark}. "
         "The map shows where another window is surely better than that: shorter ones where something moves."
     )
     return plot_picture(png, "Error against averaging window", "Choice of window", caption)
+
+
+def plot_window_map(run: Run, t: int, region: Region) -> Picture | None:
+    """Show how many frames a network of all windows averaged at each pixel of a frame."""
+    if run.movie is None or run.model is None or run.denoised is None or not saw_all_windows(run):
+        return None
+    if run.denoised.info.shape != run.movie.info.shape:  # a part, whose frame t is another one of the movie
+        return None
+    denoiser = load_model(run.model)
+    if not denoiser.card.ladder:
+        return None
+    inputs = inputs_for(CorrectedMovie(run.movie), denoiser.card)
+    frames = map_frames(denoiser, inputs, t, region)
+    caption = (
+        f"How many frames the network averaged at each pixel of frame {t}: as many of equal weight let through as "
+        f"much noise. It saw windows of {', '.join(map(str, denoiser.card.ladder))} frames at once; it averages "
+        "fewer where something moves or changes."
+    )
+    return plot_picture(map_plot(frames, "frames averaged"), "Map of frames averaged", "Windows it chose", caption)
 
 
 def plot_drift(run: Run) -> Picture | None:

@@ -67,6 +67,11 @@ def central_region(shape: tuple[int, int, int], side: int = FIELD_PX) -> Region:
     return Region(rows, cols)
 
 
+def saw_all_windows(run: Run) -> bool:
+    """Tell whether the network was given a ladder of windows."""
+    return run.denoised is not None and isinstance(run.denoised.provenance.get("window"), list)
+
+
 def used_window(run: Run) -> int | None:
     """Return the number of frames the network was given, or else the one that the sweep chose."""
     provenance = run.denoised.provenance if run.denoised else {}

@@ -131,5 +131,5 @@ def _describe_pictures(run: Run) -> dict[str, Any]:
         "contrast": f"All pictures have the same contrast: {grey}.",
         "preview": movie_preview(run, limits),
         "sheet": movie_sheet(run, limits),
-        "plots": draw_plots(run, scene),
+        "plots": draw_plots(run, scene, t, region),
     }
