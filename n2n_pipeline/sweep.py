@@ -67,8 +67,8 @@ def sweep_windows(
         ``filter_px``, the Gaussian width that went with it (None for a network); ``scores``, a list of ``window``,
         ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval of 95 % of
         the difference from the best); ``as_good``, the windows that the interval does not tell from the best;
-        ``all``, ``risk``, ``low`` and ``high`` of all windows at once: of the best weighted sum of all averages or,
-        with a network of a ladder, of that; ``target``, for a network of a ladder, see `suggest_target`;
+        ``all``, ``risk``, ``low`` and ``high`` of all windows at once: of the best weighted sum of all averages,
+        or of a network of a ladder; ``target``, for a network of a ladder, see `suggest_target`;
         ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one after the last) and
         the ``window`` of each, another than that of all where it is better by three standard errors;
         ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``, ``sentence``.
@@ -111,7 +111,10 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
         risks = measure_risks(movie, windows, frames, [denoise_halves(movie, denoiser)])
         return choose_window(risks, windows, (None,))
     risks = measure_risks(movie, windows, frames, [filter_mean(movie, sigma) for sigma in FILTERS_PX])
-    at_once = combine_estimates(risks) if denoiser is None else score_ladder(movie, denoiser, frames)
+    if denoiser is not None:
+        at_once: Floats | None = score_ladder(movie, denoiser, frames)
+    else:
+        at_once = combine_estimates(risks) if len(frames) > 1 else None
     return choose_window(risks, windows, FILTERS_PX, at_once)
 
 

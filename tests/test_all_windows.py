@@ -14,6 +14,7 @@ from n2n_pipeline.config import DenoiseConfig, NetworkConfig, RunConfig, TileCon
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.evaluation.evaluate import evaluate_store
+from n2n_pipeline.evaluation.report import write_report
 from n2n_pipeline.evaluation.samples import deal_copies
 from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference import denoise
@@ -160,6 +161,34 @@ def test_a_denoising_that_died_ends_in_the_same_bytes(movie, model, tmp_path, mo
     assert [p.read_bytes() for p in sorted(whole) if p.is_file()] == [
         p.read_bytes() for p in sorted(died) if p.is_file()
     ]
+
+
+def test_a_map_of_the_frames_averaged_is_kept_when_asked_for(movie, trained, tmp_path):
+    settings = PLAIN.model_copy(update={"window_map": True, "frames": (3, 8)})
+    denoise_store(movie, trained, tmp_path / "out.zarr", settings, device="cpu")
+    denoise_store(movie, trained, tmp_path / "plain.zarr", PLAIN, device="cpu")
+    frames = np.asarray(zarr.open_group(tmp_path / "out.zarr")["window"])
+    assert frames.shape == (5, 48, 56)
+    assert frames.min() >= 1
+    assert frames.max() <= 16
+    plain, mapped = (np.asarray(zarr.open_group(tmp_path / name)["0"]) for name in ("plain.zarr", "out.zarr"))
+    np.testing.assert_array_equal(mapped, plain[3:8])
+
+
+def test_a_map_of_a_single_window_is_refused(movie, tmp_path):
+    torch.manual_seed(3)
+    save_model(tmp_path / "model", UNet(NETWORK), ModelCard(network=NETWORK, mean=2.0, scale=1.0, window=8))
+    with pytest.raises(InputError, match="averages 8 frames everywhere"):
+        settings = PLAIN.model_copy(update={"window_map": True})
+        denoise_store(movie, tmp_path / "model", tmp_path / "out.zarr", settings, device="cpu")
+
+
+def test_the_report_shows_the_windows_that_the_network_chose(movie, trained, tmp_path):
+    denoise_store(movie, trained, tmp_path / "out.zarr", PLAIN, device="cpu")
+    page = write_report(tmp_path / "out.zarr", tmp_path / "report.html").read_text()
+    assert "Windows it chose" in page
+    assert "It saw windows of 5, 9, 17, 33 frames at once" in page
+    assert "all at once" in page
 
 
 def test_a_single_frame_and_a_single_window_are_refused(movie, model, tmp_path):

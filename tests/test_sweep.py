@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zarr
 from scipy import ndimage
 
 from n2n_pipeline.config import SweepConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.halving import window_frames
+from n2n_pipeline.risks import combine_estimates, filter_mean, measure_risks
+from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.sources.simulated import simulate_movie
-from n2n_pipeline.store import Shifts, write_movie, write_shifts
+from n2n_pipeline.store import MovieStore, References, Shifts, write_movie, write_shifts
 from n2n_pipeline.sweep import FILTERS_PX, Risks, choose_window, default_windows, sweep_windows
+
+
+def _stored_in_memory(counts):
+    chunks = (4, *counts.shape[1:])
+    array = zarr.create_array(zarr.storage.MemoryStore(), data=counts, chunks=chunks)
+    info = MovieInfo(counts.shape, counts.dtype, "array")
+    return MovieStore(Path("memory"), info, array, References(), None, {})
 
 
 @pytest.fixture
@@ -85,19 +97,8 @@ def test_the_risk_of_a_still_movie_is_the_variance_of_the_average():
     """Flat scene, Poisson noise: without a filter the risk of a mean of W frames is variance / W."""
     rng = np.random.default_rng(0)
     dose, n_frames = 4.0, 24
-    movie = simulate_movie((n_frames, 8, 8))
     counts = rng.poisson(dose, (n_frames, 96, 96)).astype(np.uint16)
-    from pathlib import Path
-
-    import zarr
-
-    from n2n_pipeline.risks import filter_mean, measure_risks
-    from n2n_pipeline.store import MovieStore, References
-
-    array = zarr.create_array(zarr.storage.MemoryStore(), data=counts, chunks=(4, 96, 96))
-    info = type(movie.info)(counts.shape, counts.dtype, "array")
-    store = MovieStore(Path("memory"), info, array, References(), None, {})
-    movie = CorrectedMovie(store)
+    movie = CorrectedMovie(_stored_in_memory(counts))
     risks = measure_risks(movie, (2, 8), range(24), [filter_mean(movie, 0.0)])
     unfiltered = risks.risk[:, :, 0].mean(axis=0) + risks.signal.mean()
     np.testing.assert_allclose(unfiltered, [dose / 2, dose / 8], rtol=0.1)
@@ -109,11 +110,12 @@ def test_a_held_out_frame_is_in_no_average_that_predicts_it(stored):
     counts = np.zeros_like(movie.counts)
     counts[4] = 1000
     store = CorrectedMovie(write_movie(stored(movie).parent / "bright.zarr", counts))
-    from n2n_pipeline.risks import _growing_sums
+    from n2n_pipeline.risks import _growing_sums, _split_nearest
 
     whole = (slice(0, 32), slice(0, 32))
     for t, expected in ((4, 0.0), (3, 1000.0)):
-        for total, count in _growing_sums(store, t, (2, 4, 8), whole):
+        spans = [window_frames(9, t, window + 1) for window in (2, 4, 8)]
+        for total, count in _growing_sums(store, t, spans, whole, _split_nearest(9, t)):
             assert total.sum(axis=0).max() == expected
             assert count.sum(axis=0).min() in (2, 4, 8)
             assert abs(int(count[0].min()) - int(count[1].min())) <= 2
@@ -138,6 +140,50 @@ def test_the_result_is_written_as_json(stored, tmp_path):
     result = sweep_windows(stored(simulate_movie((8, 32, 32))), SweepConfig(windows=(2, 4)), file)
     assert json.loads(file.read_text()) == result
     assert [score["window"] for score in result["scores"]] == [2, 4]
+
+
+def test_all_windows_at_once_predict_better_where_one_part_moves_and_another_does_not(stored):
+    still, moving = (simulate_movie((32, 96, 192), dose=1.0, seed=3, drift=(0, v)) for v in (0.0, 1.0))
+    still.counts[:, :, 96:] = moving.counts[:, :, 96:]
+    result = sweep_windows(stored(still))
+    assert result["use"] == "all"
+    assert result["all"]["high"] < min(score["risk"] for score in result["scores"])
+    assert result["target"] in (5, 9, 17)
+
+
+def test_the_risk_of_a_weighted_sum_is_that_of_the_estimate_itself():
+    """One estimate, fitted to frames that it predicts: its risk by moments is the one by pixels."""
+    movie = CorrectedMovie(_stored_in_memory(np.random.default_rng(0).poisson(50.0, (24, 96, 96)).astype("u2")))
+    risks = measure_risks(movie, (8,), range(24), [filter_mean(movie, 0.0)])
+    direct, combined = risks.risk[:, 0, 0].mean(), combine_estimates(risks).mean()
+    noise = 50.0
+    assert direct + risks.signal.mean() == pytest.approx(noise / 8, rel=0.1)
+    assert abs(combined + risks.signal.mean()) < 0.01 * noise  # a flat scene's best estimate is its mean
+
+
+def test_a_single_held_out_frame_has_no_score_of_all_windows_at_once(stored):
+    result = sweep_windows(stored(simulate_movie((9, 32, 32))), SweepConfig(sample_frames=1))
+    assert result["all"] is None
+    assert result["use"] == result["window"]
+
+
+def test_a_network_of_a_ladder_is_not_shown_the_frame_that_it_predicts(stored):
+    from n2n_pipeline.risks import score_ladder
+
+    class Mean:
+        """Returns its longest window."""
+
+        card = SimpleNamespace(ladder=(3, 5))
+
+        def __call__(self, values, counts):
+            assert values.shape == counts.shape == (2, 2, 32, 32)
+            return values[:, 1]
+
+    counts = np.zeros((9, 32, 32), np.uint16)
+    counts[4] = 1000
+    store = CorrectedMovie(_stored_in_memory(counts))
+    assert score_ladder(store, Mean(), [4])[0] == 0  # 0² - 2 · 0 · 1000
+    np.testing.assert_allclose(score_ladder(store, Mean(), [3]), [250000.0])  # one of four frames, of value 0
 
 
 def test_too_few_frames_are_refused(stored):
