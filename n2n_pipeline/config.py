@@ -118,7 +118,7 @@ class TrainConfig(Settings):
     a ladder of windows at once, and chooses among them pixel by pixel."""
     target: Annotated[int, Field(ge=3)] | Literal["auto"] = "auto"
     """With ``all``: frames about an output frame whose other half is to be predicted; an odd number. A wide
-    target teaches faster, a narrow one blurs less. By default about half of the window that the sweep found."""
+    target teaches faster, a narrow one blurs less. By default no wider than the window that the sweep found."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
     ``auto``: every eighth, up to 24, where several windows are given; else none."""

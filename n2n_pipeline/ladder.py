@@ -97,17 +97,17 @@ def default_ladder(n_frames: int) -> tuple[int, ...]:
 
 
 def suggest_target(ladder: Sequence[int], window: int) -> int:
-    """Return the longest window that is no more than half of the one which predicts single frames best.
+    """Return the longest window of a ladder that is no longer than the one which predicts single frames best.
 
-    Half of a target's frames are all that a network is taught with at a time, so that a short target is noisy; one
-    that is longer than what stands still blurs.
+    Half of a target's frames are all that a network is taught with at a time, so that a short target is noisy; what
+    moves within a target is blurred, but within this one no more than by the best single window.
 
     Examples
     --------
     >>> suggest_target(LADDER, 4), suggest_target(LADDER, 16), suggest_target(LADDER, 48)
-    (5, 9, 17)
+    (5, 9, 33)
     """
-    return max((shorter for shorter in ladder if shorter <= window // 2 + 1), default=ladder[0])
+    return max((shorter for shorter in ladder if shorter <= window), default=ladder[0])
 
 
 class Ladder(NamedTuple):

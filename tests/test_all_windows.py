@@ -178,8 +178,8 @@ def test_a_map_of_the_frames_averaged_is_kept_when_asked_for(movie, trained, tmp
 def test_a_map_of_a_single_window_is_refused(movie, tmp_path):
     torch.manual_seed(3)
     save_model(tmp_path / "model", UNet(NETWORK), ModelCard(network=NETWORK, mean=2.0, scale=1.0, window=8))
+    settings = PLAIN.model_copy(update={"window_map": True})
     with pytest.raises(InputError, match="averages 8 frames everywhere"):
-        settings = PLAIN.model_copy(update={"window_map": True})
         denoise_store(movie, tmp_path / "model", tmp_path / "out.zarr", settings, device="cpu")
 
 
