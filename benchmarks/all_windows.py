@@ -2,6 +2,7 @@
 
     python benchmarks/all_windows.py FOLDER[:still]... [--seconds 180] [--windows 8,16,32]
     python benchmarks/all_windows.py --appearing [--seconds 180]
+    python benchmarks/all_windows.py --cost FOLDER
 
 A folder holds ``movie.mrc``, ``truth.mrc`` and, where the camera needs them, ``dark.mrc`` and ``gain.mrc``; with
 ``:still`` behind it, its drift is not estimated, so that the windows see it. The package is given movie and
@@ -9,7 +10,8 @@ references alone. ``all`` is `train --window all`; every fixed window is trained
 Scored are frames spread over the movie, first and last included: SNR in dB against the truth after the best linear
 fit, a border left out. The best fixed window is picked with the truth, which a user does not have.
 
-``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity.
+``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity. ``--cost
+FOLDER`` compares what denoising and the windows themselves take, with networks that were not trained.
 
 What is measured is added to ``results/all_windows.json``, a case at a time, and what stands there is not measured
 again; the table and the sheets of pictures are drawn from all of it.
@@ -30,12 +32,16 @@ import numpy as np
 from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
 
 import n2n_pipeline as n2n
-from n2n_pipeline.checkpoint import load_model
-from n2n_pipeline.config import IngestConfig, RunConfig, TrainConfig
+from n2n_pipeline.averages import read_ladder, read_pairs
+from n2n_pipeline.checkpoint import ModelCard, load_model, save_model
+from n2n_pipeline.config import DenoiseConfig, IngestConfig, RunConfig, TrainConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import set_threads
 from n2n_pipeline.geometry import spread_evenly
+from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.inputs import Inputs, inputs_for
+from n2n_pipeline.ladder import default_ladder
+from n2n_pipeline.model import CPU_NETWORK, UNet
 from n2n_pipeline.pictures import contact_sheet
 from n2n_pipeline.progress import set_quiet
 from n2n_pipeline.sources.simulated import simulate_movie
@@ -144,6 +150,19 @@ def write_table(found: Json) -> None:
         for name, row in one.items():
             first, last = row["half_height"]
             lines.append(f"| {name} | {first:.1f}, {last:.1f} | {row['outside']:.3f} | {row['inside']:.3f} |")
+    for name, cost in found.get("cost", {}).items():
+        lines += ["", f"## What it takes ({name}, {cost['frames']} frames)", ""]
+        lines += [
+            "| | denoise, one window, s | all | ratio | halves of one window, s | of all five | over the sum |"
+        ]
+        lines += ["|---|" + "---:|" * 6]
+        for drift in ("not aligned", "aligned"):
+            row = cost[drift]
+            one, both = row["one_window"], row["denoise"]
+            lines.append(
+                f"| {drift} | {both['fixed']:.2f} | {both['all']:.2f} | {both['all'] / both['fixed']:.2f} "
+                f"| {np.mean(one):.3f} | {row['ladder']:.3f} | {row['ladder'] / sum(one):.2f} |"
+            )
     (RESULTS / "all_windows.md").write_text("\n".join(lines) + "\n")
 
 
@@ -156,7 +175,7 @@ def read_found() -> Json:
 def add(kind: str, name: str, figures: Json) -> None:
     """Add figures to what was measured, which others may have done meanwhile, and draw the table anew."""
     found = read_found()
-    found[kind][name] = figures
+    found.setdefault(kind, {})[name] = figures
     FILE.write_text(json.dumps(found, indent=1) + "\n")
     write_table(found)
 
@@ -181,6 +200,51 @@ def measure_appearing(told: argparse.Namespace, scratch: Path) -> Json:
         print(window, found[str(window)], flush=True)
     truth_curve = np.isin(np.arange(96), THERE).astype(float)
     return found | {"truth": {"curve": truth_curve.tolist(), **describe_curve(truth_curve)}}
+
+
+def measure_cost(folder: Path, scratch: Path) -> Json:
+    """Time denoising, and the halves of windows alone, with and without drift undone."""
+    given = {name: folder / f"{name}.mrc" for name in ("dark", "gain") if (folder / f"{name}.mrc").is_file()}
+    store = n2n.ingest(folder / "movie.mrc", scratch / "movie.zarr", IngestConfig(**given))
+    n_frames = open_store(store).info.shape[0]
+    ladder = default_ladder(n_frames)
+    models = {"fixed": untrained(scratch / "fixed", ()), "all": untrained(scratch / "all", ladder)}
+    found: Json = {"frames": n_frames}
+    for drift in ("not aligned", "aligned"):
+        if drift == "aligned":
+            n2n.align(store)
+        what = (CorrectedMovie(open_store(store)), range(n_frames), WHOLE)
+        plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
+        found[drift] = {
+            "one_window": [timed(read_pairs, *what, window) for window in ladder],
+            "ladder": timed(read_ladder, *what, ladder),
+            "denoise": {
+                kind: timed(denoise_store, store, model, output, plain, "cpu", True)
+                for kind, model in models.items()
+            },
+        }
+        print(drift, found[drift], flush=True)
+    return found
+
+
+def untrained(model: Path, ladder: tuple[int, ...]) -> Path:
+    """Write a network as `train` would, but for its weights."""
+    network = CPU_NETWORK.model_copy(update={"in_channels": max(len(ladder), 1)})
+    card = ModelCard(network=network, mean=0, scale=1, window=32)
+    if ladder:
+        scales = (1.0,) * len(ladder)
+        card = ModelCard(network=network, mean=0, scale=1, window=65, ladder=ladder, level_scales=scales, target=5)
+    return save_model(model, UNet(network), card)
+
+
+def timed(work: Callable[..., object], *given: object) -> float:
+    """Return the shortest time of three rounds, in seconds."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work(*given)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def describe_curve(curve: Images) -> Json:
@@ -209,10 +273,14 @@ def main() -> None:
         "--windows", type=lambda text: [int(part) for part in text.split(",")], default=[8, 16, 32]
     )
     parser.add_argument("--appearing", action="store_true")
+    parser.add_argument("--cost", type=Path)
     told = parser.parse_args()
     told.threads = set_threads(told.threads)
     set_quiet(True)
     RESULTS.mkdir(exist_ok=True)
+    if told.cost:
+        with tempfile.TemporaryDirectory() as scratch:
+            add("cost", told.cost.name, measure_cost(told.cost, Path(scratch)))
     for case in [*told.cases, *(["appearing"] if told.appearing else [])]:
         name = Path(case).name
         if name in read_found()["cases"]:

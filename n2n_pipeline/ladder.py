@@ -99,8 +99,8 @@ def default_ladder(n_frames: int) -> tuple[int, ...]:
 def suggest_target(ladder: Sequence[int], window: int) -> int:
     """Return the longest window of a ladder that is no longer than the one which predicts single frames best.
 
-    Half of a target's frames are all that a network is taught with at a time, so that a short target is noisy; what
-    moves within a target is blurred, but within this one no more than by the best single window.
+    Half of a target's frames are all that a network is taught with at a time, so that a short target is noisy;
+    what moves within a target is blurred, but within this one no more than by the best single window.
 
     Examples
     --------
