@@ -73,7 +73,7 @@ def split_around(n_frames: int, t: int, order: Bools | None = None) -> Bools:
     Examples
     --------
     >>> "".join("AB"[not even] for even in split_around(11, 5))
-    'ABAABABABBA'
+    'BABBAABAABA'
     """
     if order is None:
         distance = np.arange(n_frames)

@@ -204,7 +204,7 @@ def edit_card(**changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema_version": 3}, "made by schema 3, this is 1"),
+        ({"schema_version": 3}, "made by schema 3, this is 2"),
         ({"network": {"width": 6, "depth": 2}}, "the network has"),
         ({"network": {"width": 3, "depth": 3}}, "is missing"),
         ({"network": {"width": 10**9, "depth": 2}}, "damaged model card"),
