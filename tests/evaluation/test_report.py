@@ -56,7 +56,8 @@ def make_run(folder, truth):
     write_movie(folder / "denoised.zarr", 2 * truth, INFO, provenance=made_of)
     tifffile.imwrite(folder / "truth.tif", truth)
     scores = [{"window": w, "risk": 1 / w + w / 8, "low": 1 / w, "high": 1 / w + w / 4} for w in (2, 4, 8)]
-    (folder / "window.json").write_text(json.dumps({"window": 4, "scores": scores}))
+    fields = [{"y": [0, 32], "x": [0, 32], "window": 2}]
+    (folder / "window.json").write_text(json.dumps({"window": 4, "scores": scores, "fields": fields}))
     (folder / "timings.json").write_text(json.dumps({"train": 61.2}))
     (folder / "log.txt").write_text("n2n-pipeline 0.1.0 on host pid 7: run movie.mrc out --steps 9\n")
     model = folder / "model"
