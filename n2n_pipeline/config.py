@@ -116,9 +116,9 @@ class TrainConfig(Settings):
     """Frames per sample: as the sweep found, or a number. Of several, ``4,8,16``, each sample draws one, and the
     network then says itself, on frames kept from it, which of them it does best with. ``all``: the network sees
     a ladder of windows at once, and chooses among them pixel by pixel."""
-    target: Annotated[int, Field(ge=3)] | Literal["auto"] = "auto"
-    """With ``all``: frames about an output frame whose other half is to be predicted; an odd number. A wide
-    target teaches faster, a narrow one blurs less. By default no wider than the window that the sweep found."""
+    target: Annotated[int, Field(ge=3)] = 5
+    """With ``all``: frames about an output frame whose other half is to be predicted, one of 5, 9, 17, 33 and 65.
+    What changes within so many frames is blurred; wider ones did not train better."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
     ``auto``: every eighth, up to 24, where several windows are given; else none."""

@@ -96,20 +96,6 @@ def default_ladder(n_frames: int) -> tuple[int, ...]:
     return LADDER[: max(1 + sum(differing), 2)]
 
 
-def suggest_target(ladder: Sequence[int], window: int) -> int:
-    """Return the longest window of a ladder that is no longer than the one which predicts single frames best.
-
-    Half of a target's frames are all that a network is taught with at a time, so that a short target is noisy;
-    what moves within a target is blurred, but within this one no more than by the best single window.
-
-    Examples
-    --------
-    >>> suggest_target(LADDER, 4), suggest_target(LADDER, 16), suggest_target(LADDER, 48)
-    (5, 9, 33)
-    """
-    return max((shorter for shorter in ladder if shorter <= window), default=ladder[0])
-
-
 class Ladder(NamedTuple):
     """The ladders of some output frames; those of all frames between the first and the last are computed."""
 

@@ -160,11 +160,9 @@ class Run:
     def train(self) -> None:
         """Train the network on the pairs of this movie."""
         config = self.config
-        found = read_json(self.outdir / "window.json")
         if config.train.window == "auto":
-            config = _with(config, {"window": found["window"]})
-        if config.train.window == "all" and config.train.target == "auto":
-            config = _with(config, {"target": found["target"]})
+            window = read_json(self.outdir / "window.json")["window"]
+            config = config.model_copy(update={"train": config.train.model_copy(update={"window": window})})
         model = self.outdir / "model"
         with self._timed("train"), catch_signals():
             train_model([self.store], model, config, restart=self.restart)
@@ -238,11 +236,6 @@ class Run:
             timings[name] = round(timings.get(name, 0.0) + seconds, 3)
             write_atomically(file, to_json(timings))
             _log.debug("%s took %s", name, duration(seconds))
-
-
-def _with(config: RunConfig, train: dict[str, Any]) -> RunConfig:
-    """Return settings with others for training."""
-    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def _describe_window(result: dict[str, Any], asked: Window) -> str:

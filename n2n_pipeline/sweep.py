@@ -22,7 +22,6 @@ from n2n_pipeline.diagnostics import diagnose
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.ladder import default_ladder, suggest_target
 from n2n_pipeline.manifest import content_digest
 from n2n_pipeline.plots import sweep_plot
 from n2n_pipeline.risks import (
@@ -68,10 +67,10 @@ def sweep_windows(
         ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval of 95 % of
         the difference from the best); ``as_good``, the windows that the interval does not tell from the best;
         ``all``, ``risk``, ``low`` and ``high`` of all windows at once: of the best weighted sum of all averages,
-        or of a network of a ladder; ``target``, for a network of a ladder, see `suggest_target`;
-        ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and the one after the last) and
-        the ``window`` of each, another than that of all where it is better by three standard errors;
-        ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``, ``sentence``.
+        or of a network of a ladder; ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and
+        the one after the last) and the ``window`` of each, another than that of all where it is better by three
+        standard errors; ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``,
+        ``sentence``.
 
     Raises
     ------
@@ -81,7 +80,6 @@ def sweep_windows(
     denoiser = None if model is None else load_model(model)
     result = compare_windows(path, config or SweepConfig(), denoiser)
     movie = CorrectedMovie(open_store(path))
-    result["target"] = suggest_target(default_ladder(movie.store.info.shape[0]), result["window"])
     result["diagnostics"] = [verdict._asdict() for verdict in diagnose(movie, result["window"])]
     if output is not None:
         write_atomically(output, json.dumps(result, indent=1) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from test_pairs import references_for, store_of
 
 import n2n_pipeline as n2n
-from n2n_pipeline.averages import read_ladder
+from n2n_pipeline.averages import read_ladder, read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.ladder import Ladder, check_ladder, level_frames, split_around
 from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
@@ -150,3 +152,23 @@ def test_a_target_must_be_one_of_the_windows():
         n2n.pairs(store, window=[3, 5], target=7)
     with pytest.raises(ValueError, match="only a ladder"):
         n2n.pairs(store, window=4, target=4)
+
+
+@pytest.mark.parametrize("drifts", [False, True])
+def test_a_ladder_takes_the_memory_of_its_longest_window_and_of_its_levels(drifts):
+    rng = np.random.default_rng(0)
+    drift = np.cumsum(rng.normal(0.5, 0.5, (70, 2)), axis=0) if drifts else None
+    movie = CorrectedMovie(store_of(rng.poisson(1, (70, 192, 192)).astype("u1"), None, drift, (4, 64, 64)))
+    frame, region = range(35, 36), (slice(32, 160), slice(32, 160))
+    windows = (5, 9, 17, 33, 65)
+    longest = peak_bytes(read_pairs, movie, frame, region, windows[-1])
+    assert peak_bytes(read_ladder, movie, frame, region, windows) < longest + 64 * len(windows) * 128**2
+
+
+def peak_bytes(read, *given):
+    read(*given)  # compiled by now
+    tracemalloc.start()
+    read(*given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak

@@ -23,7 +23,7 @@ from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.ladder import default_ladder, suggest_target
+from n2n_pipeline.ladder import default_ladder
 from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
 from n2n_pipeline.store import open_store
@@ -257,7 +257,7 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
     if movies.first_store is None:
         raise ValueError("no movies to compare windows on")
     if wanted == "all":
-        return _choose_ladder(movies, movies.first_store, config)
+        return _choose_ladder(movies, config), config.train.target
     if wanted == "auto":
         wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
     windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
@@ -269,16 +269,14 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
     return windows, 0
 
 
-def _choose_ladder(movies: Movies, store: Path, config: RunConfig) -> tuple[tuple[int, ...], int]:
-    """Return the windows of a ladder, and its target."""
+def _choose_ladder(movies: Movies, config: RunConfig) -> tuple[int, ...]:
+    """Return the windows of the ladder to start from, or those that the movies allow."""
     started = load_model(config.train.init).card.ladder if config.train.init else ()
     ladder = started or default_ladder(min(movie.n_frames for movie in movies.frames))
-    target = config.train.target
-    if target == "auto":
-        return ladder, suggest_target(ladder, int(sweep_windows(store, config.sweep)["window"]))
-    if target not in ladder:
-        raise InputError("train.target", f"{target} is not one of {', '.join(map(str, ladder))} frames")
-    return ladder, target
+    if config.train.target not in ladder:
+        wanted = f"{config.train.target} is not one of {', '.join(map(str, ladder))} frames"
+        raise InputError("train.target", wanted, code=ExitCode.CONFIG)
+    return ladder
 
 
 def _choose_precision(wanted: Precision, device: torch.device) -> Precision:

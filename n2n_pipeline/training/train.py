@@ -112,7 +112,7 @@ def _settle_window(movies: Movies, network: UNet, card: ModelCard, device: torch
 def _as_told(plan: TrainingPlan) -> dict[str, Any]:
     """Return the settings that would lead to the plan's windows."""
     if plan.target:
-        return {"window": "all", "target": plan.target}
+        return {"window": "all"}
     return {"window": plan.windows if len(plan.windows) > 1 else plan.windows[0]}
 
 
