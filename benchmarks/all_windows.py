@@ -202,12 +202,12 @@ def measure_appearing(told: argparse.Namespace, scratch: Path) -> Json:
     inside = disc > 0.9
     depth = float(np.mean((simulated.truth[50] - truth[50])[inside]))
     found = {}
-    for window in ("all", 32):
+    for window in ("all", "32"):
         train(store, scratch / f"model-{window}", window, told)
         images, _ = denoise(store, scratch / f"model-{window}", list(range(96)))
         curve = [float(np.mean((t - i)[inside]) / depth) for t, i in zip(simulated.truth, images, strict=True)]
-        found[str(window)] = {"curve": np.round(curve, 4).tolist(), **describe_curve(np.array(curve))}
-        print(window, found[str(window)], flush=True)
+        found[window] = {"curve": np.round(curve, 4).tolist(), **describe_curve(np.array(curve))}
+        print(window, found[window], flush=True)
     truth_curve = np.isin(np.arange(96), THERE).astype(float)
     return found | {"truth": {"curve": truth_curve.tolist(), **describe_curve(truth_curve)}}
 
@@ -279,9 +279,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--windows", type=lambda text: [int(part) for part in text.split(",")], default=[8, 16, 32]
-    )
+    parser.add_argument("--windows", type=lambda text: text.split(","), default=["8", "16", "32"])
     parser.add_argument("--appearing", action="store_true")
     parser.add_argument("--cost", type=Path)
     told = parser.parse_args()
