@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_pipeline.checkpoint import import_weights, load_model
+from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.old_weights import import_weights
 
 
 def up(channels):
@@ -72,7 +73,8 @@ def test_imported_weights_give_the_same_output_on_an_image_from_0_to_1(tmp_path,
 def test_counts_of_8_bit_files_are_scaled_as_the_student_project_did(tmp_path, student):
     torch.save(student.state_dict(), tmp_path / "m.pth")
     import_weights(tmp_path / "m.pth", tmp_path / "model", scale=255)
-    assert load_model(tmp_path / "model").card.normalisation == (0.0, 255.0)
+    card = load_model(tmp_path / "model").card
+    assert (card.mean, card.scale) == (0.0, 255.0)
 
 
 class Payload:

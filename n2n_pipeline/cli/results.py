@@ -121,10 +121,10 @@ def import_weights(file: Path, output: Path, scale: float, window: int) -> None:
 
     Those of the student project and of the cryo-EM port are known. Nothing in the file is run.
     """
-    from n2n_pipeline import checkpoint
+    from n2n_pipeline import old_weights
 
     log_beside(output)
-    click.echo(checkpoint.import_weights(file, output, scale, window))
+    click.echo(old_weights.import_weights(file, output, scale, window))
 
 
 COMMANDS = (report, export, view, info, verify, status, import_weights)
