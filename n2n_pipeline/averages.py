@@ -8,6 +8,7 @@ the count says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -111,9 +112,11 @@ def _read(
     _, *sides = movie.store.info.shape
     shifts = whole_shifts(movie)
     wanted = [range(*part.indices(size)[:2]) for part, size in zip(region, sides, strict=True)]
-    # Whole counts without defects or drift leave nothing to fill, and no need to decode the chunks next door.
-    is_whole = movie.store.references.defects is None and movie.store.array.dtype.kind in "iu" and not shifts.any()
-    grown = wanted if is_whole else [_grown(part, size) for part, size in zip(wanted, sides, strict=True)]
+    reach = fill_reach(movie)
+    grown = [
+        range(max(part.start - reach, 0), min(part.stop + reach, size))
+        for part, size in zip(wanted, sides, strict=True)
+    ]
     anchors = shifts[list(frames)] if reference == "camera" else stable_origin(shifts)[None]
     anchors = np.broadcast_to(anchors, (len(frames), 2))
     canvas = [
@@ -132,6 +135,16 @@ def _read(
     inner = (*every, *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)))
     halves = [_take_half(averages, half, windows.numbers, crops, movie) for half in (0, 1)]
     return Pair(*(value[inner] for value, _ in halves), *(count[inner] for _, count in halves))
+
+
+def fill_reach(movie: CorrectedMovie) -> int:
+    """Return how far beyond a region is read, so that its filled pixels do not depend on the region.
+
+    Whole counts without defects or drift leave nothing to fill, and no need to decode the chunks next door.
+    """
+    store = movie.store
+    is_whole = store.references.defects is None and store.array.dtype.kind in "iu"
+    return 0 if is_whole and not whole_shifts(movie).any() else FILL_REACH
 
 
 def _take_half(
@@ -171,6 +184,13 @@ class _Windows(Protocol):
     def numbers(self) -> list[int]:
         """Which of the consecutive windows belongs to each output frame."""
 
+    @property
+    def spans(self) -> list[range]:
+        """Frames that each of the consecutive windows holds."""
+
+    def part(self, first: int, last: int) -> _Windows:
+        """Return the consecutive windows ``first`` to ``last - 1``."""
+
     def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
         """Sum ``(t, p)`` frames into ``(window, level, p)`` halves."""
 
@@ -195,6 +215,13 @@ class _FixedWindows(NamedTuple):
         size = min(window, n_frames)
         numbers = [start - starts[0] for start in starts]
         return cls(range(starts[0], starts[-1] + size), size, numbers, split)
+
+    @property
+    def spans(self) -> list[range]:
+        return [self.needed[start : start + self.size] for start in range(len(self.needed) - self.size + 1)]
+
+    def part(self, first: int, last: int) -> _FixedWindows:
+        return self._replace(needed=self.needed[first : last + self.size - 1])
 
     def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
         return self._halve(frames, dtype)
@@ -224,23 +251,32 @@ class _FixedWindows(NamedTuple):
 def _average_canvas(movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints) -> Pair:
     """Average the halves of all windows on a rectangle of frame-0 coordinates.
 
+    Raw counts of frames that do not move against each other are summed as whole numbers, and the sums corrected
+    once. Which way a window goes depends on its own frames alone, not on what is computed at the same time.
+
     Returns
     -------
     Pair
         ``(window, level, y, x)`` averages, and their counts, of which there is one where they are all alike.
     """
-    needed = windows.needed
+    is_whole = movie.store.array.dtype.kind in "iu"
+    moving = np.concatenate(([0], np.any(shifts[1:] != shifts[:-1], axis=1).cumsum()))
+    is_still = np.array([is_whole and moving[span[0]] == moving[span[-1]] for span in windows.spans])
+    cuts = [0, *(np.flatnonzero(is_still[1:] != is_still[:-1]) + 1).tolist(), len(is_still)]
+    parts = []
+    for first, last in pairwise(cuts):
+        average = _average_still if is_still[first] else _average_moving
+        parts.append(average(movie, windows.part(first, last), canvas, shifts))
+    if len(parts) == 1:
+        return parts[0]
+    full = [[np.broadcast_to(image, part.even.shape) for image in part] for part in parts]
+    return Pair(*(np.concatenate(images) for images in zip(*full, strict=True)))
+
+
+def _average_moving(movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints) -> Pair:
+    """Average frames each of which is corrected, and moved, on its own."""
+    needed, extent = windows.needed, (len(canvas[0]), len(canvas[1]))
     moves = shifts[needed.start : needed.stop]
-    extent = (len(canvas[0]), len(canvas[1]))
-    place = [
-        range(part.start + move, part.stop + move) for part, move in zip(canvas, moves[0].tolist(), strict=True)
-    ]
-    sides = movie.store.info.shape[1:]
-    is_inside = all(part.start >= 0 and part.stop <= size for part, size in zip(place, sides, strict=True))
-    if is_inside and (moves == moves[0]).all():
-        still = _average_still(movie, windows, place)
-        if still is not None:
-            return still
     values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, needed, canvas, moves))
     counts = windows.sum_halves(seen, np.float32)
     totals = windows.sum_halves(values, np.float64)
@@ -249,17 +285,27 @@ def _average_canvas(movie: CorrectedMovie, windows: _Windows, canvas: list[range
     return Pair(*(part.reshape(*part.shape[:2], *extent) for part in parts))
 
 
-def _average_still(movie: CorrectedMovie, windows: _Windows, place: list[range]) -> Pair | None:
-    """Average frames that do not move against each other: raw counts are summed, and the sums corrected."""
+def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints) -> Pair:
+    """Average frames that do not move against each other."""
     needed = windows.needed
-    raw = movie.read_raw(slice(needed.start, needed.stop), *(slice(p.start, p.stop) for p in place))
-    if raw is None:
-        return None
+    move = shifts[needed.start].tolist()
+    place = tuple(slice(part.start + by, part.stop + by) for part, by in zip(canvas, move, strict=True))
+    image = tuple(slice(0, size) for size in movie.store.info.shape[1:])
+    target, inside = overlap(place, image, np.zeros(2, np.int64))
+    raw = movie.read_raw(slice(needed.start, needed.stop), *inside)
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
     halves = windows.average_halves(raw.counts.reshape(len(raw.counts), -1), dark, gain)
     averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
     counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in windows.count_frames())
-    return Pair(*averages, *counts)
+    pair = Pair(*averages, *counts)
+    return pair if inside == place else Pair(*(_pad(part, target, canvas) for part in pair))
+
+
+def _pad(part: Floats, target: tuple[slice, ...], canvas: list[range]) -> Floats:
+    """Lay ``(n, level, y, x)`` on a canvas of zeros."""
+    padded = np.zeros((*part.shape[:2], len(canvas[0]), len(canvas[1])), np.float32)
+    padded[:, :, *target] = part
+    return padded
 
 
 def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], moves: Ints) -> tuple[Array, Array]:
@@ -278,8 +324,3 @@ def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], mov
         placed[index][target] = values[index][source]
         seen[index][target] = valid[index % len(valid)][source]
     return placed, seen
-
-
-def _grown(part: range, size: int) -> range:
-    """Grow a range by what filling needs, so that a tile's filled pixels do not depend on the tile."""
-    return range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))

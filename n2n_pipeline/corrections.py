@@ -70,8 +70,8 @@ class CorrectedMovie:
         np.multiply(values, valid, out=values)
         return Corrected(values, valid)
 
-    def read_raw(self, frames: slice, rows: slice, cols: slice) -> Raw | None:
-        """Read raw counts with what corrects them, for sums that are corrected once; None if not all finite.
+    def read_raw(self, frames: slice, rows: slice, cols: slice) -> Raw:
+        """Read raw counts with what corrects them, for sums of whole numbers that are corrected once.
 
         Parameters
         ----------
@@ -79,8 +79,6 @@ class CorrectedMovie:
             As for `read`.
         """
         counts = self.store.read(frames, rows, cols)
-        if counts.dtype.kind == "f" and not np.isfinite(counts).all():
-            return None
         dark, gain, defects = self.store.references
         valid = np.ones(counts.shape[1:], bool) if defects is None else ~defects[rows, cols]
         cut = (None if reference is None else reference[rows, cols] for reference in (dark, gain))

@@ -24,7 +24,8 @@ from n2n_pipeline.config import Split
 
 Array = npt.NDArray[Any]
 
-BLOCK = 4096  # pixels at a time
+CACHE_BYTES = 2**20  # of all frames' sums, for some pixels at a time
+MOST_PIXELS = 8192  # at a time
 
 
 def window_frames(n_frames: int, t: int, window: int) -> range:
@@ -118,15 +119,35 @@ def slide_halves(
     finish = finish or Finish()
     n_windows, size = len(frames) - window + 1, frames.shape[1]
     halves = Halves(np.empty((n_windows, size), dtype), np.empty((n_windows, size), dtype))
-    is_small = frames.dtype.kind in "iub" and frames.dtype.itemsize <= 2
+    summed = _type_of_sums(frames.dtype, window)
     rows = len(frames) if balanced else 2
-    work = np.empty((rows, min(BLOCK, max(size, 1))), np.int32 if is_small else np.float64)
-    dark = np.zeros(1) if finish.dark is None else finish.dark.astype(np.float64)
-    gain = np.ones(1) if finish.gain is None else finish.gain.astype(np.float64)
-    shares = (1.0 / max(finish.even_count, 1), 1.0 / max(finish.odd_count, 1))
+    pixels = min(CACHE_BYTES // (rows * summed.itemsize), MOST_PIXELS, size)
+    work = np.empty((rows, max(pixels, 1)), summed)
     kernel = _balanced if balanced else _interleaved
-    kernel(np.ascontiguousarray(frames), window, work, shares, (dark, gain), halves)
+    counts = (float(max(finish.even_count, 1)), float(max(finish.odd_count, 1)))
+    references = prepare_references(finish.dark, finish.gain)
+    kernel(np.ascontiguousarray(frames), window, work, counts, references, halves)
     return halves
+
+
+def _type_of_sums(dtype: np.dtype[Any], window: int) -> np.dtype[Any]:
+    """Return the narrowest, so fastest, type that holds a window's sum exactly; float64 where none surely does."""
+    if dtype.kind in "iub":
+        limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
+        peak = (window + 1) * max(int(limits.max), -int(limits.min))
+        for narrow in (np.int16, np.int32):
+            if peak <= np.iinfo(narrow).max:
+                return np.dtype(narrow)
+    return np.dtype(np.float64)
+
+
+def prepare_references(dark: Array | None, gain: Array | None) -> tuple[Array, Array]:
+    """Return dark and gain ``(p,)`` in float64 as `write_average` takes them: both empty where there are none."""
+    given = next((part for part in (dark, gain) if part is not None), np.empty(0))
+    return (
+        np.zeros(given.shape) if dark is None else dark.astype(np.float64),
+        np.ones(given.shape) if gain is None else gain.astype(np.float64),
+    )
 
 
 def sum_members(frames: Array, members: Array) -> Array:
@@ -157,16 +178,48 @@ def finish_sums(sums: Halves, dtype: npt.DTypeLike, finish: Finish | None = None
 
 
 @numba.njit(nogil=True, cache=True)
-def write_average(sums: Array, share: float, references: tuple[Array, Array], first: int, out: Array) -> None:
-    """Write ``(sums * share - dark) * gain`` of a block of pixels, the first of which is ``first``."""
+def _copy(row: Array, out: Array) -> None:
+    for j in range(out.size):
+        out[j] = row[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _add(row: Array, sums: Array) -> None:
+    for j in range(sums.size):
+        sums[j] += row[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _subtract(row: Array, sums: Array) -> None:
+    for j in range(sums.size):
+        sums[j] -= row[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _slide(enters: Array, leaves: Array, sums: Array) -> None:
+    for j in range(sums.size):
+        sums[j] += enters[j]
+        sums[j] -= leaves[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def write_average(sums: Array, count: float, references: tuple[Array, Array], first: int, out: Array) -> None:
+    """Divide and correct the sums of pixels, the first of which is ``first``.
+
+    The result is rounded once, so that neither the type of the sums nor the way they came about shows in it.
+    """
     dark, gain = references
-    if dark.size == 1 and gain.size == 1:
+    if dark.size:
+        dark, gain = dark[first : first + out.size], gain[first : first + out.size]
         for j in range(out.size):
-            out[j] = sums[j] * share
+            out[j] = (sums[j] / count - dark[j]) * gain[j]
+    elif sums.itemsize == 2:  # exact in float32, which is twice as fast
+        short = np.float32(count)
+        for j in range(out.size):
+            out[j] = np.float32(sums[j]) / short
     else:
         for j in range(out.size):
-            at_dark, at_gain = (first + j) % dark.size, (first + j) % gain.size
-            out[j] = (sums[j] * share - dark[at_dark]) * gain[at_gain]
+            out[j] = sums[j] / count
 
 
 @numba.njit(nogil=True, cache=True)
@@ -174,34 +227,27 @@ def _interleaved(
     frames: Array,
     window: int,
     work: Array,
-    shares: tuple[float, float],
+    counts: tuple[float, float],
     references: tuple[Array, Array],
     halves: Halves,
 ) -> None:
     n_windows, size = halves.even.shape
     for first in range(0, size, work.shape[1]):
         stop = min(first + work.shape[1], size)
-        width = stop - first
-        even, odd = work[0, :width], work[1, :width]
+        even, odd = work[0, : stop - first], work[1, : stop - first]
         even[:] = 0
         odd[:] = 0
         for i in range(window):
-            half = even if i % 2 == 0 else odd
-            for j in range(width):
-                half[j] += frames[i, first + j]
+            _add(frames[i, first:stop], even if i % 2 == 0 else odd)
         for s in range(n_windows):
-            write_average(even, shares[0], references, first, halves.even[s, first:stop])
-            write_average(odd, shares[1], references, first, halves.odd[s, first:stop])
+            write_average(even, counts[0], references, first, halves.even[s, first:stop])
+            write_average(odd, counts[1], references, first, halves.odd[s, first:stop])
             if s + 1 < n_windows:
-                leaves, enters = frames[s, first:stop], frames[s + window, first:stop]
                 if window % 2 == 0:
-                    for j in range(width):
-                        even[j] += enters[j]
-                        even[j] -= leaves[j]
+                    _slide(frames[s + window, first:stop], frames[s, first:stop], even)
                 else:
-                    for j in range(width):
-                        even[j] -= leaves[j]
-                        odd[j] += enters[j]
+                    _subtract(frames[s, first:stop], even)
+                    _add(frames[s + window, first:stop], odd)
                 even, odd = odd, even
 
 
@@ -210,50 +256,46 @@ def _balanced(
     frames: Array,
     window: int,
     work: Array,
-    shares: tuple[float, float],
+    counts: tuple[float, float],
     references: tuple[Array, Array],
     halves: Halves,
 ) -> None:
     n_windows, size = halves.even.shape
-    total = np.empty(work.shape[1], work.dtype)
-    half = np.empty(work.shape[1], work.dtype)  # twice the half, as the sum and the difference give it
-    difference = np.empty((n_windows, work.shape[1]), work.dtype)
+    sums = np.empty(work.shape[1], work.dtype)
+    both = np.empty(work.shape[1], work.dtype)  # twice a half, as sum and difference give it
     for first in range(0, size, work.shape[1]):
         stop = min(first + work.shape[1], size)
         width = stop - first
+        total = sums[:width]
         for i in range(len(frames)):
-            for j in range(width):
-                work[i, j] = frames[i, first + j]
-        _differences(work, window, width, difference)
-        total[:width] = 0
+            _copy(frames[i, first:stop], work[i, :width])
+        difference = _differences(work, window, width, n_windows)
+        total[:] = 0
         for i in range(window):
-            for j in range(width):
-                total[j] += frames[i, first + j]
+            _add(frames[i, first:stop], total)
         for s in range(n_windows):
             for j in range(width):
-                half[j] = total[j] + difference[s, j]
-            write_average(half[:width], 0.5 * shares[0], references, first, halves.even[s, first:stop])
+                both[j] = total[j] + difference[s, j]
+            write_average(both[:width], 2 * counts[0], references, first, halves.even[s, first:stop])
             for j in range(width):
-                half[j] = total[j] - difference[s, j]
-            write_average(half[:width], 0.5 * shares[1], references, first, halves.odd[s, first:stop])
+                both[j] = total[j] - difference[s, j]
+            write_average(both[:width], 2 * counts[1], references, first, halves.odd[s, first:stop])
             if s + 1 < n_windows:
-                for j in range(width):
-                    total[j] += frames[s + window, first + j]
-                    total[j] -= frames[s, first + j]
+                _slide(frames[s + window, first:stop], frames[s, first:stop], total)
 
 
 @numba.njit(nogil=True, cache=True)
-def _differences(work: Array, window: int, width: int, difference: Array) -> None:
-    """Even minus odd: ``work`` becomes the difference over 2^k frames, level by level.
+def _differences(work: Array, window: int, width: int, n_windows: int) -> Array:
+    """Even minus odd of every window: ``work`` becomes the difference over 2^k frames, level by level.
 
     A window is its binary digits, larger pieces first. A piece of 2^k frames is reversed where the frame that it
     begins at has an odd number of ones: the Thue-Morse sequence from there is its own beginning, or the reverse.
     """
-    n_windows, n_frames = len(difference), len(work)
-    difference[:, :width] = 0
-    span = 1
-    while span <= window:
-        if window & span:
+    n_frames, span = len(work), 1
+    is_sum = window & (window - 1)  # of several pieces
+    difference = np.zeros((n_windows if is_sum else 0, work.shape[1]), work.dtype)
+    while True:
+        if is_sum and window & span:
             begin = window // (2 * span) * (2 * span)
             ones, rest = 0, begin
             while rest:
@@ -261,13 +303,12 @@ def _differences(work: Array, window: int, width: int, difference: Array) -> Non
                 rest >>= 1
             for s in range(n_windows):
                 if ones % 2 == 0:
-                    for j in range(width):
-                        difference[s, j] += work[s + begin, j]
+                    _add(work[s + begin, :width], difference[s, :width])
                 else:
-                    for j in range(width):
-                        difference[s, j] -= work[s + begin, j]
+                    _subtract(work[s + begin, :width], difference[s, :width])
+        if 2 * span > window:
+            return difference if is_sum else work
         for i in range(n_frames - span):
-            for j in range(width):
-                work[i, j] -= work[i + span, j]
+            _subtract(work[i + span, :width], work[i, :width])
         n_frames -= span
         span *= 2

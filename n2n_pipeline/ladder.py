@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.halving import Halves, write_average
+from n2n_pipeline.halving import Halves, prepare_references, write_average
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -117,6 +117,15 @@ class Ladder(NamedTuple):
         """Which of the ladders that are computed belongs to each output frame."""
         return [t - self.frames[0] for t in self.frames]
 
+    @property
+    def spans(self) -> list[range]:
+        """Frames of the movie that each ladder holds, of those that are computed."""
+        return [level_frames(self.n_frames, t, self.windows[-1]) for t in self._computed]
+
+    def part(self, first: int, last: int) -> Ladder:
+        """Return the computed ladders ``first`` to ``last - 1``."""
+        return self._replace(frames=self._computed[first:last])
+
     def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
         """Sum both halves of every level.
 
@@ -133,16 +142,12 @@ class Ladder(NamedTuple):
             ``(ladder, level, p)`` each.
         """
         ones = np.ones((len(self._computed), len(self.windows)))
-        return self._slide(frames, Halves(ones, ones), (np.zeros(1), np.ones(1)), dtype)
+        return self._slide(frames, Halves(ones, ones), prepare_references(None, None), dtype)
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average both halves of every level of raw ``(t, p)`` counts, as ``(average - dark) * gain``."""
-        references = (
-            np.zeros(1) if dark is None else dark.astype(np.float64),
-            np.ones(1) if gain is None else gain.astype(np.float64),
-        )
-        shares = Halves(*(1.0 / np.maximum(count, 1) for count in self.count_frames()))
-        return self._slide(counts, shares, references, np.float32)
+        members = Halves(*(np.maximum(count, 1.0) for count in self.count_frames()))
+        return self._slide(counts, members, prepare_references(dark, gain), np.float32)
 
     def count_frames(self) -> Halves:
         """Return ``(ladder, level)`` how many frames each half holds."""
@@ -160,7 +165,7 @@ class Ladder(NamedTuple):
         return range(self.frames[0], self.frames[-1] + 1)
 
     def _slide(
-        self, frames: Array, shares: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
+        self, frames: Array, members: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
     ) -> Halves:
         shape = (len(self._computed), len(self.windows), frames.shape[1])
         halves = Halves(np.empty(shape, dtype), np.empty(shape, dtype))
@@ -169,7 +174,7 @@ class Ladder(NamedTuple):
         work = np.empty((rows, min(BLOCK, max(shape[2], 1))), np.int32 if is_small else np.float64)
         middle = np.where(np.array(self._computed) == self.n_frames - 1, -1, 1)
         place = (self.frames[0] - self.needed[0], np.array(self.windows) // 2, middle)
-        _slide_levels(np.ascontiguousarray(frames), place, work, shares, references, halves)
+        _slide_levels(np.ascontiguousarray(frames), place, work, members, references, halves)
         return halves
 
 
@@ -178,7 +183,7 @@ def _slide_levels(
     frames: Array,
     place: tuple[int, Array, Array],
     work: Array,
-    shares: Halves,
+    members: Halves,
     references: tuple[Array, Array],
     halves: Halves,
 ) -> None:
@@ -208,11 +213,11 @@ def _slide_levels(
                 for j in range(width):
                     half[j] = total[after, j] - total[before, j] + difference[s, level, j]
                 out = halves.even[s, level, first:stop]
-                write_average(half[:width], 0.5 * shares.even[s, level], references, first, out)
+                write_average(half[:width], 2.0 * members.even[s, level], references, first, out)
                 for j in range(width):
                     half[j] -= 2 * difference[s, level, j]
                 out = halves.odd[s, level, first:stop]
-                write_average(half[:width], 0.5 * shares.odd[s, level], references, first, out)
+                write_average(half[:width], 2.0 * members.odd[s, level], references, first, out)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -10,25 +10,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+import zarr
 from dask.delayed import delayed
 
-from n2n_pipeline.averages import Pair, read_ladder, read_pairs
+from n2n_pipeline.averages import Pair, fill_reach, read_ladder, read_pairs
 from n2n_pipeline.config import Split
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.halving import split_window, window_frames
-from n2n_pipeline.ladder import check_ladder, split_around
+from n2n_pipeline.ladder import check_ladder, level_frames, split_around
+from n2n_pipeline.shifted import stable_origin, whole_shifts
 from n2n_pipeline.store import MovieStore, open_store
 
 Ints = npt.NDArray[np.int64]
 
-BLOCK_BYTES = 128 << 20  # of one half in one task
+Counts = npt.NDArray[Any]
+Region = tuple[slice, slice]
+Box = tuple[slice, slice, slice]
+
+BLOCK_BYTES = 8 << 20  # of one half in one task: memory of this size is used again, larger blocks are mapped anew
+READ_WINDOWS = 3  # windows whose counts are read at once, so that a quarter of the frames are read twice
 
 
 def pairs(
@@ -128,7 +135,7 @@ def _list_halves(n_frames: int, t: int, window: int, split: Split) -> tuple[Ints
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The output, to be cut into blocks, each one task that yields both halves."""
+    """The output, to be cut into blocks: one task reads the counts behind several, one for each averages them."""
 
     movie: CorrectedMovie
     frames: range
@@ -139,24 +146,53 @@ class _Blocks:
         """Return the parts of a `Pair`, by their names."""
         store = self.movie.store
         chunks, levels = store.array.chunks, () if isinstance(self.windows, int) else (len(self.windows),)
-        longest = self.windows if isinstance(self.windows, int) else self.windows[-1]
-        frame_bytes = 4 * math.prod(levels) * chunks[1] * chunks[2]
-        span = max(BLOCK_BYTES // frame_bytes, -(-3 * longest // (self.frames.step * math.prod(levels))), 1)
+        span = max(BLOCK_BYTES // (4 * math.prod(levels) * chunks[1] * chunks[2]), 1)
         cuts = [
             [range(start, min(start + step, size)) for start in range(0, size, step)]
             for size, step in zip((len(self.frames), *store.info.shape[1:]), (span, *chunks[1:]), strict=True)
         ]
-        read = delayed(_read_block, pure=False)
         blocks = np.empty((4, *map(len, cuts)), object)
-        for place in np.ndindex(*map(len, cuts)):
-            part, rows, cols = (cut[i] for cut, i in zip(cuts, place, strict=True))
-            region = (slice(rows.start, rows.stop), slice(cols.start, cols.stop))
-            block = read(replace(self, frames=self.frames[part.start : part.stop]), region)
-            shape = (len(part), *levels, len(rows), len(cols))
-            for which in range(4):
-                blocks[(which, *place)] = da.from_delayed(block[which], shape, np.float32)
+        for y, x in np.ndindex(len(cuts[1]), len(cuts[2])):
+            region = (slice(cuts[1][y].start, cuts[1][y].stop), slice(cuts[2][x].start, cuts[2][x].stop))
+            blocks[:, :, y, x] = self._lazy_column(region, cuts[0], levels)
         nested = (_nest(block, len(levels)) for block in blocks)
         return {name: da.block(part) for name, part in zip(Pair._fields, nested, strict=True)}
+
+    def _lazy_column(self, region: Region, parts: list[range], levels: tuple[int, ...]) -> list[list[da.Array]]:
+        """Return the blocks of one region, ``(4, part)``."""
+        read, average = delayed(_read_counts, pure=False), delayed(_average_block, pure=False)
+        sides = tuple(part.stop - part.start for part in region)
+        longest = self.windows if isinstance(self.windows, int) else self.windows[-1]
+        at_once = max(READ_WINDOWS * longest // (len(parts[0]) * self.frames.step), 1)
+        column: list[list[da.Array]] = [[], [], [], []]
+        for first in range(0, len(parts), at_once):
+            group = parts[first : first + at_once]
+            box = self._select(range(group[0].start, group[-1].stop)).plan_box(region)
+            counts = read(self.movie.store, box)
+            for part in group:
+                pair = average(self._select(part), counts, box, region)
+                for which, blocks in enumerate(column):
+                    blocks.append(da.from_delayed(pair[which], (len(part), *levels, *sides), np.float32))
+        return column
+
+    def _select(self, part: range) -> _Blocks:
+        return replace(self, frames=self.frames[part.start : part.stop])
+
+    def plan_box(self, region: Region) -> Box:
+        """Return the counts behind the frames: their windows', and all that drift brings into the region."""
+        n_frames, *sides = self.movie.store.info.shape
+        ends = (self.frames[0], self.frames[-1])
+        if isinstance(self.windows, int):
+            first, last = (window_frames(n_frames, t, self.windows) for t in ends)
+        else:
+            first, last = (level_frames(n_frames, t, self.windows[-1]) for t in ends)
+        shifts, reach = whole_shifts(self.movie), fill_reach(self.movie)
+        moves = shifts[first.start : last.stop] - stable_origin(shifts)
+        rows, cols = (
+            slice(max(part.start + int(low) - reach, 0), max(min(part.stop + int(high) + reach, size), 0))
+            for part, low, high, size in zip(region, moves.min(axis=0), moves.max(axis=0), sides, strict=True)
+        )
+        return slice(first.start, last.stop), rows, cols
 
 
 def _nest(blocks: npt.NDArray[Any], levels: int) -> Any:
@@ -164,7 +200,30 @@ def _nest(blocks: npt.NDArray[Any], levels: int) -> Any:
     return blocks.reshape(blocks.shape[0], *(1,) * levels, *blocks.shape[1:]).tolist()
 
 
-def _read_block(blocks: _Blocks, region: tuple[slice, slice]) -> Pair:
+def _read_counts(store: MovieStore, box: Box) -> Counts:
+    return np.ascontiguousarray(store.read(*box))
+
+
+def _average_block(blocks: _Blocks, counts: Counts, box: Box, region: Region) -> Pair:
+    store = blocks.movie.store
+    movie = CorrectedMovie(replace(store, array=cast("zarr.Array[Any]", _Box(store.array, counts, box))))
     if isinstance(blocks.windows, int):
-        return read_pairs(blocks.movie, blocks.frames, region, blocks.windows, blocks.split, "stable")
-    return read_ladder(blocks.movie, blocks.frames, region, blocks.windows, "stable")
+        return read_pairs(movie, blocks.frames, region, blocks.windows, blocks.split, "stable")
+    return read_ladder(movie, blocks.frames, region, blocks.windows, "stable")
+
+
+class _Box:
+    """A Zarr array of which a part is in memory."""
+
+    def __init__(self, array: zarr.Array[Any], counts: Counts, box: Box) -> None:
+        self._array, self._counts, self._box = array, counts, box
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._array, name)
+
+    def __getitem__(self, region: Box) -> Counts:
+        wanted = [range(*cut.indices(size)[:2]) for cut, size in zip(region, self._array.shape, strict=True)]
+        both = list(zip(wanted, self._box, strict=True))
+        if any(part.start < have.start or part.stop > have.stop for part, have in both):
+            return np.asarray(self._array[region])
+        return self._counts[*(slice(part.start - have.start, part.stop - have.start) for part, have in both)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import dask
@@ -133,26 +134,28 @@ def test_sliding_sums_equal_sums_of_each_window(window, extra, balanced, dtype):
     cut=st.tuples(st.integers(1, 7), st.integers(4, 16), st.integers(4, 16)),
     window=st.sampled_from([2, 4, 6, 8, 12]),
     split=st.sampled_from(SPLITS),
-    drifts=st.booleans(),
+    drift=st.sampled_from([0.0, 0.1, 0.5]),  # none; still for a while, then moving; always moving
+    has_references=st.booleans(),
     t_step=st.integers(1, 12),
+    block=st.integers(1, 4),
 )
 @settings(max_examples=25, deadline=None)
-def test_any_chunking_gives_the_bytes_of_the_whole(cut, window, split, drifts, t_step):
+def test_any_chunking_gives_the_bytes_of_the_whole(cut, window, split, drift, has_references, t_step, block):
     rng = np.random.default_rng(0)
     counts = rng.poisson(5.0, (12, 16, 17)).astype("u1")
-    drift = np.cumsum(rng.normal(0.5, 0.5, (12, 2)), axis=0) if drifts else None
+    path = np.cumsum(rng.normal(drift, drift, (12, 2)), axis=0)
+    references = references_for((16, 17), rng) if has_references else None
     whole = (slice(None), slice(None))
-    eager = read_pairs(CorrectedMovie(store_of(counts, None, drift)), range(12), whole, window, split, "stable")
-    lazy = n2n.pairs(store_of(counts, None, drift, cut), window, split=split)
+    movie = CorrectedMovie(store_of(counts, references, path))
+    eager = read_pairs(movie, range(12), whole, window, split, "stable")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("n2n_pipeline.pairs"), "BLOCK_BYTES", block * 4 * 16 * 17)
+        lazy = n2n.pairs(store_of(counts, references, path, cut), window, split=split)
     for name in eager._fields:
         assert lazy[name].values.tobytes() == getattr(eager, name).tobytes()
-    parts = [
-        read_pairs(
-            CorrectedMovie(store_of(counts, None, drift)), range(t, min(t + t_step, 12)), whole, window, split
-        )
-        for t in range(0, 12, t_step)
-    ]
-    camera = read_pairs(CorrectedMovie(store_of(counts, None, drift)), range(12), whole, window, split)
+    steps = range(0, 12, t_step)
+    parts = [read_pairs(movie, range(t, min(t + t_step, 12)), whole, window, split) for t in steps]
+    camera = read_pairs(movie, range(12), whole, window, split)
     assert np.concatenate([part.even for part in parts]).tobytes() == camera.even.tobytes()
 
 
@@ -183,6 +186,19 @@ def signal_mismatch(split, drift):
     frames = np.stack([np.fft.irfft2(scene * wave ** (drift * t)) for t in range(8)])
     even = split_window(8, split)
     return np.mean((frames[even].mean(0) - frames[~even].mean(0)) ** 2) / frames[0].var()
+
+
+@pytest.mark.parametrize(
+    ("drift", "adjacent", "interleaved", "balanced"),
+    [
+        (0.25, 0.124, 0.0079, 0.0011),
+        (0.5, 0.409, 0.0218, 0.0034),
+        (1.0, 0.931, 0.0332, 0.0323),  # too fast for any order of the halves
+    ],
+)
+def test_halves_differ_by_as_much_as_was_published_of_their_order(drift, adjacent, interleaved, balanced):
+    for split, published in (("adjacent", adjacent), ("interleaved", interleaved), ("balanced", balanced)):
+        assert signal_mismatch(split, drift) == pytest.approx(published, rel=0.1, abs=0.0025)
 
 
 @pytest.mark.parametrize("drift", [0.25, 0.5])
