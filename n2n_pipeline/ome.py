@@ -5,7 +5,7 @@ An axis whose size per pixel is not known has scale 1 and no unit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ _UNITS = {
 }
 
 
-def image_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
+def image_metadata(
+    info: MovieInfo, name: str, levels: int, origin_px: Sequence[float] = (0.0, 0.0)
+) -> dict[str, Any]:
     """Build the attribute ``ome`` of a movie ``(t, y, x)`` and its halved copies.
 
     Parameters
@@ -32,6 +34,8 @@ def image_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
         Shown by viewers.
     levels : int
         Arrays ``1``, ``2``, … besides ``0``, each of half as many pixels along y and x.
+    origin_px : sequence of float
+        Where the first pixel lies ``(y, x)`` in the first frame of the movie that it was made from.
     """
     time, size = info.frame_time or 1.0, info.pixel_size or 1.0
     axes: list[Any] = [
@@ -42,8 +46,9 @@ def image_metadata(info: MovieInfo, name: str, levels: int) -> dict[str, Any]:
     for level in range(levels + 1):
         pixel, middle = size * 2**level, size * (2**level - 1) / 2
         transforms: list[Any] = [v05.ScaleTransformation(scale=[time, pixel, pixel])]
-        if level:
-            transforms.append(v05.TranslationTransformation(translation=[0.0, middle, middle]))
+        start = [size * origin + middle for origin in origin_px]
+        if any(start):
+            transforms.append(v05.TranslationTransformation(translation=[0.0, *start]))
         datasets.append(v05.Dataset(path=str(level), coordinateTransformations=transforms))
     image = v05.Image(multiscales=[v05.Multiscale(name=name, axes=axes, datasets=datasets)])
     return image.model_dump(mode="json", exclude_none=True, by_alias=True)

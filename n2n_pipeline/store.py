@@ -148,7 +148,8 @@ def create_store(
     layout : Layout
         Of array ``0``.
     provenance : mapping
-        JSON values: ``kind``, ``source``, ``settings``; no clock and no host.
+        JSON values: ``kind``, ``source``, ``settings``; no clock and no host. ``origin_px``, if there, says where
+        the first pixel lies ``(y, x)`` in the movie's first frame.
     levels : int
         Halved copies ``1``, ``2``, … besides, for `write_pyramid` to fill.
 
@@ -159,7 +160,9 @@ def create_store(
     """
     described = describe(replace(info, shape=layout.shape, dtype=layout.dtype))
     attributes = {
-        "ome": image_metadata(info, str(provenance.get("kind", "movie")), levels),
+        "ome": image_metadata(
+            info, str(provenance.get("kind", "movie")), levels, provenance.get("origin_px", (0.0, 0.0))
+        ),
         ATTRIBUTE: {**provenance, "movie_info": described},
     }
     contents: dict[str, Any] = {}

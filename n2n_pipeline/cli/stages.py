@@ -163,6 +163,12 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 )
 @options.setting("--frames", "denoise.frames", "Frames A to B - 1 only.", type=words.ranges(1), metavar="A:B")
 @options.setting("--region", "denoise.region", "A part only.", type=words.ranges(2), metavar="Y0:Y1,X0:X1")
+@options.setting(
+    "--frame-of-reference",
+    "denoise.frame_of_reference",
+    "Where frames lie: as the camera saw them (default), or with drift taken out.",
+    type=click.Choice(["camera", "stable"]),
+)
 @options.setting("--window", "denoise.window", "Frames averaged; default: as trained.", metavar="W")
 @options.setting("--halves", "denoise.halves", "Keep both denoised halves.", is_flag=True, default=None)
 @options.setting(

@@ -91,7 +91,7 @@ def score_against(output: MovieStore, truth: Path) -> Scores:
     """
     if output.provenance.get("frame_of_reference", "camera") != "camera":
         what = "in the stable frame of reference, where a truth of the camera's frames does not fit"
-        raise InputError(output.path, what, "denoise with --set denoise.frame_of_reference=camera")
+        raise InputError(output.path, what, "denoise with --frame-of-reference camera")
     n_frames, *sides = output.info.shape
     if min(sides) <= 2 * BORDER_PX:
         raise InputError(

@@ -30,6 +30,7 @@ from n2n_pipeline.inference.plan import (
 from n2n_pipeline.layout import Layout, default_layout
 from n2n_pipeline.pyramid import plan_levels
 from n2n_pipeline.records import store_digest
+from n2n_pipeline.shifted import stable_origin, whole_shifts
 from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
 
 HALVES = ("even", "odd")
@@ -106,9 +107,16 @@ class Job:
         store, model, output = self.order[:3]
         places = {"movie": os.path.relpath(store, output), "model": os.path.relpath(model, output)}
         info, levels = self.inputs.movie.store.info, plan_levels(self.layout)
-        create_store(output, info, self.layout, self.fingerprint | places, levels)
+        made_from = {**self.fingerprint, **places, "origin_px": self._origin()}
+        create_store(output, info, self.layout, made_from, levels)
         for name in self.arrays[1:]:
             add_array(output, name, self.layout)
+
+    def _origin(self) -> list[int]:
+        """Where the first pixel lies ``(y, x)`` in the movie's first frame."""
+        is_stable = self.order.config.frame_of_reference == "stable"
+        moved = stable_origin(whole_shifts(self.inputs.movie)).tolist() if is_stable else (0, 0)
+        return [axis.start - by for axis, by in zip(self.part[1:], moved, strict=True)]
 
 
 def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) -> Job:

@@ -118,6 +118,18 @@ def test_a_drifting_scene_is_followed(model, make_denoiser, tmp_path, frame_of_r
     inner = slice(12, 28)  # away from where the window loses frames at the edge
     if frame_of_reference == "stable":
         np.testing.assert_allclose(output[:, inner, inner], output[:1, inner, inner].repeat(6, 0), rtol=0.02)
+        placed = zarr.open_group(tmp_path / "out.zarr").attrs["ome"]["multiscales"][0]["datasets"][0]
+        (dy, dx) = placed["coordinateTransformations"][1]["translation"][1:]
+        assert (dy, dx) == (-2.0, 3.0)  # the middle of the drift's range, less whole pixels of size 1
+
+        denoise_store(path, model, tmp_path / "camera.zarr", config())
+        seen = denoised(tmp_path / "camera.zarr")[0]
+
+        def likeness(dy, dx):
+            first = seen[inner.start + dy : inner.stop + dy, inner.start + dx : inner.stop + dx]
+            return np.corrcoef(output[0, inner, inner].ravel(), first.ravel())[0, 1]
+
+        assert max(np.ndindex(7, 7), key=lambda by: likeness(by[0] - 5, by[1])) == (3, 3)
     else:
         shown = denoise_frames(
             make_denoiser(),
