@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+import shutil
 
 import numpy as np
 import pytest
 import zarr
 from scipy import ndimage
 
-from n2n_pipeline.config import SweepConfig
+from n2n_pipeline.averages import read_pairs
+from n2n_pipeline.config import IngestConfig, SweepConfig
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.drift import align_store
 from n2n_pipeline.errors import InputError
+from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.halving import window_frames
 from n2n_pipeline.risks import combine_estimates, filter_mean, measure_risks
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import MovieStore, References, Shifts, write_movie, write_shifts
+from n2n_pipeline.ingest import ingest_movie
+from n2n_pipeline.metrics.quality import fit_to_truth
+from n2n_pipeline.store import Shifts, open_store, write_movie, write_shifts
 from n2n_pipeline.sweep import FILTERS_PX, Risks, choose_window, default_windows, sweep_windows
 
 
@@ -212,3 +219,37 @@ def test_a_network_can_be_scored_in_place_of_a_filter(stored, tmp_path):
     assert result["filter_px"] is None
     risks = [score["risk"] for score in result["scores"]]
     assert risks[0] == pytest.approx(risks[1])  # a constant estimate does not depend on the window
+
+
+def filtered_snr_db(movie, truth, window, filters):
+    """SNR of some frames' filtered averages against the truth, by filter."""
+    inside = (slice(16, -16), slice(16, -16))
+    scores = []
+    for t in spread_evenly(len(truth), 12):
+        pair = read_pairs(movie, range(t, t + 1), (slice(None), slice(None)), window)
+        average, wanted = (pair.even[0] + pair.odd[0]) / 2, truth[t].astype(np.float64)[inside]
+        smooth = (
+            ndimage.gaussian_filter(average, sigma, mode="mirror") if sigma else average for sigma in filters
+        )
+        errors = [np.mean((wanted - fit_to_truth(image[inside], wanted)) ** 2) for image in smooth]
+        scores.append(10 * np.log10(wanted.var() / np.array(errors)))
+    return np.mean(scores, axis=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vesicles", "drifting", "apoferritin"])
+def test_on_a_camera_s_twin_no_window_picked_with_the_truth_is_0_3_db_better(example_movies, tmp_path, name):
+    import mrcfile
+
+    for file in (example_movies / name).glob("*.mrc"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "truth.mrc").write_bytes(b"poison")  # whoever reads it fails
+    (tmp_path / "meta.json").write_text("poison")
+    given = {part: tmp_path / f"{part}.mrc" for part in ("dark", "gain") if (tmp_path / f"{part}.mrc").exists()}
+    store = ingest_movie(tmp_path / "movie.mrc", tmp_path / "movie.zarr", IngestConfig(**given))
+    align_store(store)
+    result = sweep_windows(store)
+    truth, movie = mrcfile.read(example_movies / name / "truth.mrc"), CorrectedMovie(open_store(store))
+    best = max(filtered_snr_db(movie, truth, score["window"], FILTERS_PX).max() for score in result["scores"])
+    found = filtered_snr_db(movie, truth, result["window"], [result["filter_px"]])[0]
+    assert found > best - 0.3
