@@ -25,8 +25,10 @@ from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import MovieStore, References, Shifts, write_movie, write_shifts
 from n2n_pipeline.ingest import ingest_movie
 from n2n_pipeline.metrics.quality import fit_to_truth
+from n2n_pipeline.risks import FILTERS_PX, Risks
+from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import Shifts, open_store, write_movie, write_shifts
-from n2n_pipeline.sweep import FILTERS_PX, Risks, choose_window, default_windows, sweep_windows
+from n2n_pipeline.sweep import choose_window, default_windows, sweep_windows
 
 
 def _stored_in_memory(counts):
