@@ -71,7 +71,7 @@ class CorrectedMovie:
         return Corrected(values, valid)
 
     def read_raw(self, frames: slice, rows: slice, cols: slice) -> Raw:
-        """Read raw counts with what corrects them, for sums of whole numbers that are corrected once.
+        """Read raw counts with what corrects them, for sums that are corrected once.
 
         Parameters
         ----------
