@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
-import shutil
 
 import numpy as np
 import pytest
@@ -19,15 +19,12 @@ from n2n_pipeline.drift import align_store
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.halving import window_frames
-from n2n_pipeline.risks import combine_estimates, filter_mean, measure_risks
-from n2n_pipeline.sources.movie import MovieInfo
-from n2n_pipeline.sources.simulated import simulate_movie
-from n2n_pipeline.store import MovieStore, References, Shifts, write_movie, write_shifts
 from n2n_pipeline.ingest import ingest_movie
 from n2n_pipeline.metrics.quality import fit_to_truth
-from n2n_pipeline.risks import FILTERS_PX, Risks
+from n2n_pipeline.risks import FILTERS_PX, Risks, combine_estimates, filter_mean, measure_risks
+from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.sources.simulated import simulate_movie
-from n2n_pipeline.store import Shifts, open_store, write_movie, write_shifts
+from n2n_pipeline.store import MovieStore, References, Shifts, open_store, write_movie, write_shifts
 from n2n_pipeline.sweep import choose_window, default_windows, sweep_windows
 
 
