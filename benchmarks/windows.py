@@ -213,7 +213,7 @@ def write_table(movies: dict[str, dict[str, Any]], file: Path) -> None:
 
 
 def draw(movies: dict[str, dict[str, Any]], file: Path) -> None:
-    """Draw N2N loss, Q and true error by window, each over its smallest, one panel a movie."""
+    """Draw N2N loss, Q and true error by window, each from its best to its worst, one panel a movie."""
     columns = min(len(movies), 4)
     rows = -(-len(movies) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * rows), dpi=150, layout="constrained")
@@ -227,13 +227,14 @@ def draw(movies: dict[str, dict[str, Any]], file: Path) -> None:
             curves |= {key: np.array([row[way][key] for row in movie["windows"]]) for key in ("q", "n2n_loss")}
             for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
                 label = f"{label.replace('n2n_loss', 'N2N loss').replace('q', 'Q')}, {way}"
-                axes.plot(window, values / values.min(), dash, color=colour, marker="o", markersize=3, label=label)
-            axes.plot(movie["named"][way], 1, "kv" if way == "linear" else "k^", markersize=6)
-        axes.set(xscale="log", yscale="log", title=name, xlabel="window (frames)", xticks=window)
+                scaled = (values - values.min()) / np.ptp(values)
+                axes.plot(window, scaled, dash, color=colour, marker="o", markersize=3, label=label)
+            axes.plot(movie["named"][way], -0.06, "kv" if way == "linear" else "k^", markersize=6)
+        axes.set(xscale="log", title=name, xlabel="window (frames)", xticks=window)
         axes.set_xticks(window, list(map(str, window)))
         axes.minorticks_off()
         if number == 1:
-            axes.set_ylabel("over the smallest")
+            axes.set_ylabel("0 best, 1 worst")
             axes.legend(fontsize=6, frameon=False)
     figure.savefig(file, metadata={"Software": None})
 
