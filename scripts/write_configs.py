@@ -55,16 +55,17 @@ EXAMPLES = {
 
             n2n-pipeline run exposures.tif results --config configs/montage.yaml
 
-        A single image, with a model that was trained elsewhere:
+        Two exposures in files of their own, between which the stage may have moved; one of them is denoised, as any
+        single image is with a model that was trained elsewhere:
 
-            n2n-pipeline ingest montage.mrc montage.zarr
-            n2n-pipeline denoise montage.zarr -m model --config configs/montage.yaml
+            n2n-pipeline train a.mrc b.mrc --pair -o model --config configs/montage.yaml
+            n2n-pipeline ingest a.mrc
+            n2n-pipeline denoise a.zarr -m model --config configs/montage.yaml
         """,
         load_settings(
             assignments=[
                 "sweep.windows=[2]",
                 "train.window=2",
-                "denoise.tile.core_px=1024",
                 "denoise.augment=off",
                 "denoise.dtype=float16",
                 "denoise.memory_gb=8",
