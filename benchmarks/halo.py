@@ -6,8 +6,8 @@
 For each movie and its model `halo_px: auto` chooses a halo, for cores far smaller than the movie, from its usual
 three samples. Then frames spread over the movie are denoised with that halo and in one piece, in float32, and the
 largest difference of all their pixels is set against the standard deviation of the output's noise: the error that
-`halo_px: auto` promises is 1 % of it, unless told otherwise (`halo_error`). What the halo saves is counted in pixels
-that the network computes, for a frame of 4096 x 4096 px in tiles of 512 and of 1024 px.
+`halo_px: auto` promises is 1 % of it, unless told otherwise (`halo_error`). What the halo saves is counted in the
+pixels that the network computes, for a frame of 4096 x 4096 px in tiles of 512 and of 1024 px.
 
 Seams: mean step across the lines where tiles meet over that beside them, less 1. The noise of that number is its
 spread over the same lattice of lines moved elsewhere, where no tiles meet; `z` counts in it.
