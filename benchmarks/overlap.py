@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 FRAME_PX = 1024
 WINDOW = 16
 MEAN_COUNT = 8.0
-NETWORK = NetworkConfig(width=8, depth=2, fold=4)
+NETWORK = NetworkConfig(width=12, depth=2, fold=4)
 CONFIG = DenoiseConfig(tile=TileConfig(halo_px="exact"), augment="off", halves=True, memory_gb=4)
 
 

@@ -55,8 +55,8 @@ EXAMPLES = {
 
             n2n-pipeline run exposures.tif results --config configs/montage.yaml
 
-        Two exposures in files of their own, between which the stage may have moved; one of them is denoised, as any
-        single image is with a model that was trained elsewhere:
+        Two exposures in files of their own, between which the stage may have moved; one of them is denoised, as
+        any single image is with a model that was trained elsewhere:
 
             n2n-pipeline train a.mrc b.mrc --pair -o model --config configs/montage.yaml
             n2n-pipeline ingest a.mrc
