@@ -7,8 +7,9 @@ the movie's ends, so that every frame has one. A *ladder* is several windows abo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,8 +35,9 @@ Counts = npt.NDArray[Any]
 Region = tuple[slice, slice]
 Box = tuple[slice, slice, slice]
 
-BLOCK_BYTES = 8 << 20  # of one half in one task: memory of this size is used again, larger blocks are mapped anew
-READ_WINDOWS = 3  # windows whose counts are read at once, so that a quarter of the frames are read twice
+BLOCK_FRAMES = 64
+BLOCK_WINDOWS = 2  # a block is at least so many windows long: its first window costs as much as all the others
+BLOCK_BYTES = 16 << 20  # of one half: memory of this size is used again, that of larger blocks is mapped anew
 
 
 def pairs(
@@ -142,41 +144,37 @@ class _Blocks:
     windows: int | tuple[int, ...]
     split: Split = "balanced"
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """How many windows a ladder has, if it is one."""
+        return () if isinstance(self.windows, int) else (len(self.windows),)
+
     def lazy_halves(self) -> dict[str, da.Array]:
         """Return the parts of a `Pair`, by their names."""
-        store = self.movie.store
-        chunks, levels = store.array.chunks, () if isinstance(self.windows, int) else (len(self.windows),)
-        span = max(BLOCK_BYTES // (4 * math.prod(levels) * chunks[1] * chunks[2]), 1)
-        cuts = [
-            [range(start, min(start + step, size)) for start in range(0, size, step)]
-            for size, step in zip((len(self.frames), *store.info.shape[1:]), (span, *chunks[1:]), strict=True)
-        ]
-        blocks = np.empty((4, *map(len, cuts)), object)
-        for y, x in np.ndindex(len(cuts[1]), len(cuts[2])):
-            region = (slice(cuts[1][y].start, cuts[1][y].stop), slice(cuts[2][x].start, cuts[2][x].stop))
-            blocks[:, :, y, x] = self._lazy_column(region, cuts[0], levels)
-        nested = (_nest(block, len(levels)) for block in blocks)
+        _, *chunk = self.movie.store.array.chunks
+        longest = self.windows if isinstance(self.windows, int) else self.windows[-1]
+        span = max(BLOCK_FRAMES, BLOCK_WINDOWS * longest // self.frames.step)
+        band = _halved_to_fit(chunk[0], BLOCK_BYTES // (4 * math.prod(self.levels) * span * chunk[1]))
+        shape = (len(self.frames), *self.movie.store.info.shape[1:])
+        times, rows, cols = (_cut(size, step) for size, step in zip(shape, (span, band, chunk[1]), strict=True))
+        blocks = np.empty((4, len(times), len(rows), len(cols)), object)
+        together = chunk[0] // band
+        for t, x, y in product(range(len(times)), range(len(cols)), range(0, len(rows), together)):
+            part = replace(self, frames=self.frames[times[t]])
+            for band, pair in enumerate(part.lazy_bands(rows[y : y + together], cols[x]), start=y):
+                for which, block in enumerate(pair):
+                    blocks[which, t, band, x] = block
+        nested = (_nest(block, len(self.levels)) for block in blocks)
         return {name: da.block(part) for name, part in zip(Pair._fields, nested, strict=True)}
 
-    def _lazy_column(self, region: Region, parts: list[range], levels: tuple[int, ...]) -> list[list[da.Array]]:
-        """Return the blocks of one region, ``(4, part)``."""
-        read, average = delayed(_read_counts, pure=False), delayed(_average_block, pure=False)
-        sides = tuple(part.stop - part.start for part in region)
-        longest = self.windows if isinstance(self.windows, int) else self.windows[-1]
-        at_once = max(READ_WINDOWS * longest // (len(parts[0]) * self.frames.step), 1)
-        column: list[list[da.Array]] = [[], [], [], []]
-        for first in range(0, len(parts), at_once):
-            group = parts[first : first + at_once]
-            box = self._select(range(group[0].start, group[-1].stop)).plan_box(region)
-            counts = read(self.movie.store, box)
-            for part in group:
-                pair = average(self._select(part), counts, box, region)
-                for which, blocks in enumerate(column):
-                    blocks.append(da.from_delayed(pair[which], (len(part), *levels, *sides), np.float32))
-        return column
-
-    def _select(self, part: range) -> _Blocks:
-        return replace(self, frames=self.frames[part.start : part.stop])
+    def lazy_bands(self, bands: list[slice], cols: slice) -> Iterator[list[da.Array]]:
+        """Yield the `Pair` of blocks that lie above each other; they share what is read."""
+        box = self.plan_box((slice(bands[0].start, bands[-1].stop), cols))
+        counts = delayed(_read_counts, pure=False)(self.movie.store, box)
+        for rows in bands:
+            pair = delayed(_average_block, pure=False)(self, counts, box, (rows, cols))
+            shape = (len(self.frames), *self.levels, rows.stop - rows.start, cols.stop - cols.start)
+            yield [da.from_delayed(pair[which], shape, np.float32) for which in range(4)]
 
     def plan_box(self, region: Region) -> Box:
         """Return the counts behind the frames: their windows', and all that drift brings into the region."""
@@ -193,6 +191,23 @@ class _Blocks:
             for part, low, high, size in zip(region, moves.min(axis=0), moves.max(axis=0), sides, strict=True)
         )
         return slice(first.start, last.stop), rows, cols
+
+
+def _cut(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _halved_to_fit(size: int, most: int) -> int:
+    """Halve a chunk until it is small enough, so that its parts are alike.
+
+    Examples
+    --------
+    >>> _halved_to_fit(512, 200), _halved_to_fit(96, 1), _halved_to_fit(5, 2)
+    (128, 3, 5)
+    """
+    while size > max(most, 1) and size % 2 == 0:
+        size //= 2
+    return size
 
 
 def _nest(blocks: npt.NDArray[Any], levels: int) -> Any:

@@ -224,9 +224,12 @@ def test_every_stride_th_frame_has_an_output_with_its_frames_listed():
 
 
 def test_nothing_is_read_until_it_is_asked_for():
-    store = store_of(np.ones((8, 16, 16), "u1"))
-    dataset = n2n.pairs(store, window=4)
+    store = store_of(np.ones((8, 16, 16), "u1"), chunks=(4, 8, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MovieStore, "read", lambda *_: pytest.fail("was read"))
+        dataset = n2n.pairs(store, window=4)
     assert dask.is_dask_collection(dataset.even)
+    assert (dataset.even == 1).all()
 
 
 @pytest.mark.parametrize(
