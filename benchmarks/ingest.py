@@ -3,7 +3,8 @@
     pip install rosettasciio
     python benchmarks/ingest.py            # 1 GiB of counts, 3 rounds
     python benchmarks/ingest.py --memory   # peak memory for 1 and 4 GiB of 2048 x 4096 frames
-    python benchmarks/ingest.py --cores    # two cores against one, for compressed TIFF
+    python benchmarks/ingest.py --cores    # two cores against one, for LZW TIFF and EER
+    python benchmarks/ingest.py --sizes    # compressed over raw bytes, for faint and brighter counts
 
 Every method runs as a whole command in a fresh process, start-up included, on a movie that is not in the page
 cache, and is timed until the output is on the disk (`os.sync`). The methods take turns, so that a noisy machine is
@@ -12,7 +13,8 @@ unfair to none; ratios are medians over rounds of the ratio within a round. CPU 
     n2n-pipeline   the command `n2n-pipeline ingest`, with its statistics, checks, digests and records
     dask           dask.array.from_array(memmap).to_zarr, chunks of 4 x 512 x 512, zarr's default codec
     rosettasciio   its lazy reader to Zarr, the same chunks: its best
-    flat           the limit: the same codec on the same threads into one flat file, no Zarr, nothing else
+    flat           the limit: the same codec on as many threads into one flat file, no Zarr, no checks, no digests
+    flat-default   the same with Blosc's own choice of block, 32 KiB instead of 1 MiB
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +73,11 @@ def store_with_rosettasciio(movie: Path, output: Path) -> None:
     file_reader(str(movie), lazy=True, chunks=CHUNKS)[0]["data"].to_zarr(str(output))
 
 
-def store_flat(movie: Path, output: Path) -> None:
+def store_flat(movie: Path, output: Path, block_bytes: int = 1 << 20) -> None:
     """Compress on all cores into one file, in order; nothing else."""
     from numcodecs import Blosc
 
-    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
+    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE, blocksize=block_bytes)
     header = np.fromfile(movie, "<i4", 3)
     width, height, n_frames = (int(side) for side in header)
 
@@ -89,11 +92,20 @@ def store_flat(movie: Path, output: Path) -> None:
         ]
 
     starts = range(0, n_frames, CHUNKS[0])
-    cores = len(os.sched_getaffinity(0))
-    with output.open("wb") as file, ThreadPoolExecutor(cores) as pool:
-        for first in range(0, len(starts), 4 * cores):
-            for chunks in pool.map(compress, starts[first : first + 4 * cores]):
-                file.writelines(chunks)
+    threads = len(os.sched_getaffinity(0)) + 1  # as many as the command's
+    running: deque[Future[list[bytes]]] = deque()
+    with output.open("wb") as file, ThreadPoolExecutor(threads) as pool:
+        for start in starts:
+            running.append(pool.submit(compress, start))
+            if len(running) > threads:
+                file.writelines(running.popleft().result())
+        for future in running:
+            file.writelines(future.result())
+
+
+def store_flat_default(movie: Path, output: Path) -> None:
+    """Compress with Blosc's own choice of block."""
+    store_flat(movie, output, 0)
 
 
 METHODS: dict[str, Callable[[Path, Path], None] | None] = {
@@ -101,6 +113,7 @@ METHODS: dict[str, Callable[[Path, Path], None] | None] = {
     "dask": store_with_dask,
     "rosettasciio": store_with_rosettasciio,
     "flat": store_flat,
+    "flat-default": store_flat_default,
 }
 
 
@@ -130,18 +143,21 @@ def peak_anonymous(pid: int, ended: threading.Event) -> float:
     return peak / 1024
 
 
-def run(method: str, movie: Path, folder: Path, cores: set[int] | None = None) -> dict[str, float]:
+def run(
+    method: str, movie: Path, folder: Path, n_cores: int | None = None, words: Sequence[str] = ()
+) -> dict[str, float]:
     """Time one whole command, from a cold source to the disk."""
-    output = folder / ("output.flat" if method == "flat" else "output.zarr")
+    cores = sorted(os.sched_getaffinity(0))[:n_cores]
+    output = folder / ("output.flat" if method.startswith("flat") else "output.zarr")
     forget(movie)
     os.sync()
     ended = threading.Event()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     process = subprocess.Popen(
-        command(method, movie, output),
+        [*command(method, movie, output), *words],
         stdout=subprocess.DEVNULL,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     with ThreadPoolExecutor(1) as pool:
         watch = pool.submit(peak_anonymous, process.pid, ended)
@@ -202,26 +218,65 @@ def compare_memory(folder: Path) -> dict[str, object]:
     return {"frames": "2048 x 4096 int16", "grows_by": round(figures[1] / figures[0] - 1, 3), **peaks}
 
 
-def compare_cores(folder: Path, n_rounds: int) -> dict[str, object]:
-    """Measure what a second core brings where decoding is the work: LZW TIFF."""
+def make_lzw(path: Path) -> None:
+    """Write an LZW TIFF of 192 frames of 2048 x 2048 counts, uint8, mean 0.8."""
     import tifffile
 
-    movie = folder / "movie.tif"
     rng = np.random.default_rng(0)
-    with tifffile.TiffWriter(movie) as file:
-        for _ in range(96):
-            file.write(rng.poisson(0.8, (2048, 2048)).astype(np.uint8), compression="lzw", contiguous=False)
-    cores = sorted(os.sched_getaffinity(0))
-    rounds = []
-    for _ in range(n_rounds):
-        timed = {n: run("n2n-pipeline", movie, folder, set(cores[:n])) for n in (1, 2)}
-        rounds.append({str(n): result for n, result in timed.items()})
-        print(rounds[-1], flush=True)
-    return {
-        "movie": "LZW TIFF, 96 x 2048 x 2048 uint8",
-        "speed_2_over_1": ratio(rounds, "mb_per_s", "2", "1"),
-        "rounds": rounds,
+    frames = [rng.poisson(0.8, (2048, 2048)).astype(np.uint8) for _ in range(4)]
+    with tifffile.TiffWriter(path) as file:
+        for t in range(192):
+            file.write(np.roll(frames[t % 4], 13 * t, 1), compression="lzw", contiguous=False)
+
+
+def make_eer(path: Path) -> None:
+    """Write an EER movie of 1200 camera frames of 4096 x 4096 pixels, an electron in every 50."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sources"))
+    from camera_files import write_eer
+
+    shape, rng = (4096, 4096), np.random.default_rng(0)
+    frames = []
+    for _ in range(4):
+        y, x = np.nonzero(rng.random(shape) < 0.02)
+        frames.append(np.stack([y, x, *rng.integers(0, 4, (2, y.size))], axis=1))
+    write_eer(path, frames * 300, shape)
+
+
+def compare_cores(folder: Path, n_rounds: int) -> dict[str, object]:
+    """Measure what a second core brings where decoding is the work."""
+    cases = {
+        "lzw": ("movie.tif", make_lzw, []),
+        "eer": ("movie.eer", make_eer, ["--group", "40"]),
     }
+    result: dict[str, object] = {}
+    for name, (file, make, words) in cases.items():
+        movie = folder / file
+        make(movie)
+        rounds = []
+        for _ in range(n_rounds):
+            timed = {n: run("n2n-pipeline", movie, folder, n, words) for n in (1, 2)}
+            rounds.append({str(n): figures for n, figures in timed.items()})
+            print(name, rounds[-1], flush=True)
+        what = (make.__doc__ or "").removeprefix("Write an ").rstrip(".")
+        result[name] = {"movie": what, "speed_2_over_1": ratio(rounds, "mb_per_s", "2", "1"), "rounds": rounds}
+        movie.unlink()
+    return result
+
+
+def compare_sizes(folder: Path) -> dict[str, object]:
+    """Measure compressed over raw bytes of Poisson counts."""
+    import tifffile
+
+    cases = {"uint8_mean_0.8": ("u1", 0.8), "int16_mean_10": ("i2", 10.0), "int16_mean_0.8": ("i2", 0.8)}
+    result: dict[str, object] = {}
+    for name, (dtype, mean) in cases.items():
+        movie = folder / "movie.tif"
+        counts = np.random.default_rng(0).poisson(mean, (16, 2048, 2048)).astype(dtype)
+        tifffile.imwrite(movie, counts, photometric="minisblack")
+        figures = run("n2n-pipeline", movie, folder)
+        result[name] = round(figures["output_mb"] * 1e6 / counts.nbytes, 3)
+        print(name, result[name], flush=True)
+    return result
 
 
 def main() -> None:
@@ -232,6 +287,7 @@ def main() -> None:
     )
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--cores", action="store_true")
+    parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="folder for movies and stores, on the disk to be measured")
     chosen = parser.parse_args()
@@ -246,6 +302,8 @@ def main() -> None:
             name, result = "ingest_memory", compare_memory(folder)
         elif chosen.cores:
             name, result = "ingest_cores", compare_cores(folder, chosen.rounds)
+        elif chosen.sizes:
+            name, result = "ingest_sizes", compare_sizes(folder)
         else:
             name, result = "ingest_speed", compare_speed(folder, chosen.rounds)
     machine = {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()}

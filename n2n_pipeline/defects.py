@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +61,11 @@ def find_defects(statistics: Statistics, dark: Floats | None = None, gain: Float
         bad[rows] = _outlying(band, events, usual) | _stuck(band, events)
 
     with ThreadPoolExecutor() as pool:
+        lines = pool.map(partial(_broken_lines, movie), (0, 1))
         list(pool.map(judge, bands))
-    return bad | _broken_lines(movie, axis=0) | _broken_lines(movie, axis=1)
+    for broken in lines:
+        bad |= broken
+    return bad
 
 
 class _Band(NamedTuple):
@@ -76,7 +80,7 @@ class _Band(NamedTuple):
 
 @dataclass(frozen=True)
 class _Seen:
-    """Statistics as they would be after dark and gain correction."""
+    """Statistics as they would be after dark and gain correction, in single precision: twice as fast."""
 
     statistics: Statistics
     dark: Floats | None
@@ -84,13 +88,13 @@ class _Seen:
 
     def mean(self, rows: slice, cols: slice = slice(None)) -> Floats:
         """Return the corrected mean, ``(y, x)``."""
-        mean = self.statistics.mean(rows, cols)
+        mean: Floats = self.statistics.mean(rows, cols).astype(np.float32)
         mean = mean if self.dark is None else mean - self.dark[rows, cols]
         return mean if self.gain is None else mean * self.gain[rows, cols]
 
     def variance(self, rows: slice, cols: slice = slice(None)) -> Floats:
         """Return the corrected variance, ``(y, x)``."""
-        variance = self.statistics.variance(rows, cols)
+        variance: Floats = self.statistics.variance(rows, cols).astype(np.float32)
         return variance if self.gain is None else variance * np.square(self.gain[rows, cols])
 
     def look(self, rows: slice) -> _Band:
@@ -107,8 +111,10 @@ def local_median(image: Floats) -> Floats:
 
     It ignores lone outliers, rows and columns as a true median does.
     """
-    padded = np.pad(image, [(min(REACH, side - 1),) * 2 for side in image.shape], mode="reflect")
-    padded = np.pad(padded, [(REACH - min(REACH, side - 1),) * 2 for side in image.shape], mode="edge")
+    mirrored = [min(REACH, side - 1) for side in image.shape]
+    padded = np.pad(image, [(n, n) for n in mirrored], mode="reflect")
+    if min(mirrored) < REACH:
+        padded = np.pad(padded, [(REACH - n,) * 2 for n in mirrored], mode="edge")
     return _median_of_five(_median_of_five(padded, 1), 0)
 
 
@@ -116,9 +122,12 @@ def _median_of_five(image: Floats, axis: int) -> Floats:
     """Return medians of five neighbours along an axis, which loses four."""
     n = image.shape[axis] - NEIGHBOURHOOD + 1
     a, b, c, d, e = (image[k : k + n] if axis == 0 else image[:, k : k + n] for k in range(NEIGHBOURHOOD))
-    low = np.maximum(np.minimum(a, b), np.minimum(c, d))  # the lowest and the highest of four are out
-    high = np.minimum(np.maximum(a, b), np.maximum(c, d))
-    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
+    low, other = np.minimum(a, b), np.minimum(c, d)
+    np.maximum(low, other, out=low)  # the lowest of four is out
+    high = np.maximum(a, b)
+    np.minimum(high, np.maximum(c, d, out=other), out=high)  # so is the highest
+    np.minimum(np.maximum(low, high, out=other), e, out=other)
+    return np.maximum(np.minimum(low, high, out=low), other, out=other)
 
 
 def _usual_stray(movie: _Seen, bands: list[slice]) -> float:
@@ -136,7 +145,7 @@ def _events(band: _Band, n_frames: int) -> Floats:
     For counts of electrons of any size and read noise, mean² / variance of one frame is the number of electrons
     in it, or fewer where read noise counts: the number that sets how far a mean may stray.
     """
-    spread = np.maximum(band.local_variance, 1e-12 * max(float(band.local_variance.max()), 1e-300))
+    spread = np.maximum(band.local_variance, 1e-12 * max(float(band.local_variance.max()), 1e-20))
     return np.asarray(n_frames * np.square(band.local_mean) / spread)
 
 

@@ -1,17 +1,15 @@
-"""Where arithmetic runs: the device, CPU threads, precision, and how the C library keeps freed memory."""
+"""Where arithmetic runs: the device, CPU threads, precision."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from n2n_pipeline.errors import ExitCode, InputError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-KEPT_BYTES = 2**30
+from n2n_pipeline.heap import trim_memory as trim_memory  # handed on to those who have PyTorch loaded
+from n2n_pipeline.heap import tune_allocator as tune_allocator
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -47,27 +45,6 @@ def set_threads(threads: int | None = None) -> int:
     chosen = threads or (int(given) if given.isdecimal() and int(given) else usable_cores())
     torch.set_num_threads(chosen)
     return chosen
-
-
-def tune_allocator() -> bool:
-    """Make glibc keep freed blocks of up to 1 GiB, so that layers do not fault the same pages in again.
-
-    Worth 20 to 40 % of a network's speed on a CPU; call it before tensors are made. The process keeps the
-    memory of its largest moment. Returns whether it took effect: other C libraries have no such setting.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, 2 * KEPT_BYTES - 1))
-
-
-def trim_memory() -> None:
-    """Give the system back what is free, between pieces of work so large that they can fault it in again."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -34,12 +34,22 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 def replace_file(path: Path, parts: Iterable[bytes]) -> None:
     """Write parts under another name, flush them to disk, rename; the folder's list of names is left to `sync`."""
+    _replace(path, parts, flush=True)
+
+
+def put_file(path: Path, parts: Iterable[bytes]) -> None:
+    """Write parts under another name and rename, for whoever flushes the file later or can do without it."""
+    _replace(path, parts, flush=False)
+
+
+def _replace(path: Path, parts: Iterable[bytes], flush: bool) -> None:
     partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as file:
             file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         with suppress(OSError):

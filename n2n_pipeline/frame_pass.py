@@ -6,9 +6,8 @@ then read rows back for the statistics. Both sum in the same order, so both end 
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,23 +17,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.arrays import open_array
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.files import retry_transient, to_json, write_atomically
-from n2n_pipeline.gathering import Gatherer, Statistics
+from n2n_pipeline.gathering import Gatherer, Looks, Statistics, look
 from n2n_pipeline.layout import Layout
 from n2n_pipeline.manifest import FAILED
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger, Unit, stop_requested, write_unit
+from n2n_pipeline.shards import write_frames
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.sources.images import list_movie_files
 from n2n_pipeline.sources.reduced import ReducedMovie
-from n2n_pipeline.store import open_array, write_frames
 
 if TYPE_CHECKING:
     from distributed import Client
 
-CHECKED_ROWS = 8  # of so many, one is looked at to find frames that may be equal
+FEW_FILES = 8
 RETRIES = 2  # of a unit whose worker met an error or died
 
 
@@ -52,7 +52,7 @@ class Work:
 
 def pass_with_threads(work: Work, ledger: Ledger, threads: int) -> Statistics:
     """Do all units, ``threads`` at a time; units that are done are read for their statistics only."""
-    gatherer = Gatherer(work.layout.shape[1:])
+    gatherer = Gatherer(work.layout.shape[1:], len(work.spans))
     writer = _Writer(work, ledger, gatherer)
     with progress("ingest", work.layout.shape[0]) as step, ThreadPoolExecutor(threads) as pool:
         running: deque[Future[int]] = deque()
@@ -77,27 +77,26 @@ class _Writer:
     def __init__(self, work: Work, ledger: Ledger, gatherer: Gatherer) -> None:
         self._work, self._ledger, self._gatherer = work, ledger, gatherer
         self._pending = set(ledger.pending)
-        self._array = open_array(work.output, "0", "r+")
-        self._before = _stat(work.movie.path)
+        self._seen = _share_files(work)
 
     def do(self, turn: int, unit: Unit) -> int:
         """Read one unit's frames, and write them if that is still to be done; return how many."""
         span = self._work.spans[unit]
         try:
             frames = retry_transient(partial(self._work.movie.read_frames, span.start, span.stop))
-            self._gatherer.accumulate(turn, frames)
+            looks = self._gatherer.accumulate(turn, frames)
             if unit in self._pending:
-                retry_transient(partial(self._write, unit, span, frames))
+                retry_transient(partial(self._write, unit, span, frames, looks))
         except BaseException:
             self._gatherer.give_up()
             raise
         return len(span)
 
-    def _write(self, unit: Unit, span: range, frames: npt.NDArray[Any]) -> None:
+    def _write(self, unit: Unit, span: range, frames: npt.NDArray[Any], looks: Looks) -> None:
         with self._ledger.writing(unit) as notes:
-            write_frames(self._array, span, frames)
-            notes.update(inspect_frames(frames))
-            _check_unchanged(self._work.movie.path, self._before)
+            write_frames(self._work.output / "0", self._work.layout, span, frames)
+            notes.update(looks.notes())
+            _check_unchanged(self._work.movie.path, self._seen[unit])
 
 
 def _cause(futures: Iterable[Future[int]]) -> BaseException:
@@ -120,8 +119,9 @@ def pass_with_workers(work: Work, ledger: Ledger, client: Client) -> Statistics:
         If a signal asked for it, or the cluster is gone.
     """
     movie, output = work.movie.path.absolute(), work.output.absolute()
+    errand, seen = _Errand(movie, output, work.config, work.layout), _share_files(work)
     writes = {
-        unit: partial(_write_remotely, movie, output, work.config, unit, work.spans[unit], ledger.stamp)
+        unit: partial(_write_remotely, errand, unit, work.spans[unit], seen[unit], ledger.stamp)
         for unit in ledger.pending
         if unit in work.spans
     }
@@ -194,47 +194,61 @@ def run_on(client: Client, tasks: Mapping[Any, Callable[[], Any]], store: Path) 
                 future.cancel()
 
 
+class _Errand(NamedTuple):
+    """What a worker elsewhere must know of the work."""
+
+    movie: Path
+    output: Path
+    config: IngestConfig
+    layout: Layout
+
+
 @lru_cache(maxsize=1)
 def _opened(movie: Path, config: IngestConfig) -> ReducedMovie:
     return ReducedMovie(open_movie(movie, config), config)
 
 
-def _write_remotely(movie: Path, output: Path, config: IngestConfig, unit: Unit, span: range, stamp: str) -> None:
-    before = _stat(movie)
-    frames = _opened(movie, config).read_frames(span.start, span.stop)
-    with write_unit(output, unit, stamp) as notes:
-        write_frames(open_array(output, "0", "r+"), span, frames)
-        notes.update(inspect_frames(frames))
-        _check_unchanged(movie, before)
+def _write_remotely(errand: _Errand, unit: Unit, span: range, seen: Sequence[_Seen], stamp: str) -> None:
+    frames = _opened(errand.movie, errand.config).read_frames(span.start, span.stop)
+    with write_unit(errand.output, unit, stamp) as notes:
+        write_frames(errand.output / "0", errand.layout, span, frames)
+        notes.update(look(frames).notes())
+        _check_unchanged(errand.movie, seen)
 
 
 def _gather_remotely(output: Path, spans: Iterable[range], rows: slice) -> Statistics:
-    array = open_array(output, "0", "r")
+    array = open_array(output, "0")
     statistics = Statistics((rows.stop - rows.start, array.shape[2]))
     for span in spans:
         statistics.accumulate(np.asarray(array[span.start : span.stop, rows]))
     return statistics
 
 
-def inspect_frames(frames: npt.NDArray[Any]) -> dict[str, Any]:
-    """Note of every frame: checksum, its value if it has only one, pixels not finite, pixels at the type's end."""
-    notes: dict[str, Any] = {"crc32": [], "constant": [], "not_finite": [], "saturated": []}
-    for frame in frames:
-        low, high = frame.min(), frame.max()
-        notes["crc32"].append(zlib.crc32(np.ascontiguousarray(frame[::CHECKED_ROWS]).data))
-        notes["constant"].append(low.item() if low == high and np.isfinite(low) else None)
-        is_float = frame.dtype.kind == "f"
-        notes["not_finite"].append(int(np.count_nonzero(~np.isfinite(frame))) if is_float else 0)
-        full = not is_float and high == np.iinfo(frame.dtype).max
-        notes["saturated"].append(int(np.count_nonzero(frame == high)) if full else 0)
-    return notes
+class _Seen(NamedTuple):
+    """A file of the movie as it was when work began."""
+
+    path: Path
+    size: int
+    mtime_ns: int
 
 
-def _stat(movie: Path) -> tuple[int, int]:
-    found = [file.stat() for file in list_movie_files(movie)]
-    return sum(state.st_size for state in found), max(state.st_mtime_ns for state in found)
+def _share_files(work: Work) -> dict[Unit, list[_Seen]]:
+    """Say which files are looked at again after each unit: every one if they are few, else each one once.
+
+    A camera's folder may hold 100 000 files, and a look at all of them take longer than a unit.
+    """
+    seen = []
+    for path in list_movie_files(work.movie.path.absolute()):
+        status = path.stat()
+        seen.append(_Seen(path, status.st_size, status.st_mtime_ns))
+    if len(seen) <= FEW_FILES:
+        return dict.fromkeys(work.spans, seen)
+    step = len(seen) / len(work.spans)
+    return {unit: seen[round(n * step) : round((n + 1) * step)] for n, unit in enumerate(work.spans)}
 
 
-def _check_unchanged(movie: Path, before: tuple[int, int]) -> None:
-    if _stat(movie) != before:
-        raise InputError(movie, "changed while reading", "wait until it is written")
+def _check_unchanged(movie: Path, files: Iterable[_Seen]) -> None:
+    for path, size, mtime_ns in files:
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+            raise InputError(movie, "changed while reading", "wait until it is written")

@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import zarr
 
 from n2n_pipeline import __version__
+from n2n_pipeline.arrays import open_array
 from n2n_pipeline.config import IngestConfig
+from n2n_pipeline.creation import References, create_store, write_references
 from n2n_pipeline.defects import find_defects
 from n2n_pipeline.errors import ExitCode, InputError, printable
 from n2n_pipeline.files import digest_file, require_space
 from n2n_pipeline.frame_pass import Work, pass_with_threads, pass_with_workers
 from n2n_pipeline.gathering import Statistics
-from n2n_pipeline.layout import default_layout, estimate_bytes, plan_units
+from n2n_pipeline.heap import tune_allocator
+from n2n_pipeline.layout import default_layout, estimate_bytes, fit_shuffle, plan_units
 from n2n_pipeline.pyramid import Shard, plan_level_units, plan_levels, write_level_shard
 from n2n_pipeline.records import Ledger, Unit
 from n2n_pipeline.references import read_references, suggest_orientation
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.sources.images import list_movie_files
 from n2n_pipeline.sources.reduced import ReducedMovie
-from n2n_pipeline.store import References, create_store, write_references
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -88,6 +89,7 @@ def ingest_movie(
     if output.suffix != ".zarr":
         raise InputError(output, "a store's name must end in .zarr", code=ExitCode.USAGE)
     config = config or IngestConfig()
+    tune_allocator()
     with closing(open_movie(movie, config)) as source:
         for warning in source.info.warnings:
             _log.warning("%s: %s", printable(movie), warning)
@@ -108,6 +110,7 @@ class _Plan(Work):
     levels: Mapping[Unit, Shard]
     """Parts of the halved copies of a large image."""
     fingerprint: Mapping[str, Any]
+    estimated_bytes: int
 
 
 class _Findings(NamedTuple):
@@ -120,12 +123,16 @@ class _Findings(NamedTuple):
 
 def _plan(movie: Path, output: Path, config: IngestConfig, reduced: ReducedMovie, references: References) -> _Plan:
     layout = default_layout(reduced.info.shape, reduced.info.dtype)
+    middle = layout.shape[0] // 2  # the first frame may show a shutter
+    sample = reduced.read_frames(middle, middle + 1)
+    layout = fit_shuffle(layout, sample)
     fingerprint = {
         "stage": "ingest",
         "source": _identify(movie),
         "settings": _settings(config),
         "shards": list(layout.shards),
         "chunks": list(layout.chunks),
+        "shuffle": layout.shuffle,
     }
     return _Plan(
         reduced,
@@ -136,6 +143,7 @@ def _plan(movie: Path, output: Path, config: IngestConfig, reduced: ReducedMovie
         references,
         plan_level_units(layout),
         fingerprint,
+        estimate_bytes(layout, sample),
     )
 
 
@@ -170,7 +178,7 @@ def _identify(movie: Path) -> dict[str, Any]:
 
 def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
     """Write what is pending, look at every frame, then add what only the whole movie tells."""
-    _check_space(plan)
+    require_space(plan.output, plan.estimated_bytes)
     provenance = {
         "kind": "movie",
         "version": __version__,
@@ -178,12 +186,12 @@ def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
         "settings": plan.fingerprint["settings"],
     }
     levels = plan_levels(plan.layout)
-    array = create_store(plan.output, plan.movie.info, plan.layout, provenance, levels)
+    create_store(plan.output, plan.movie.info, plan.layout, provenance, levels)
     if isinstance(workers, int):
         statistics = pass_with_threads(plan, ledger, workers)
     else:
         statistics = pass_with_workers(plan, ledger, workers)
-    findings = _judge(plan, [ledger.notes(unit) for unit in plan.spans], array)
+    findings = _judge(plan, [ledger.notes(unit) for unit in plan.spans])
     create_store(plan.output, plan.movie.info, plan.layout, {**provenance, "frames": findings._asdict()}, levels)
     for unit in ledger.pending:
         if unit in plan.levels:
@@ -193,12 +201,7 @@ def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
     ledger.complete()
 
 
-def _check_space(plan: _Plan) -> None:
-    sample = plan.movie.read_frames(0, min(plan.layout.chunks[0], plan.layout.shape[0]))
-    require_space(plan.output, estimate_bytes(plan.layout, sample))
-
-
-def _judge(plan: _Plan, notes: list[dict[str, Any]], array: zarr.Array[Any]) -> _Findings:
+def _judge(plan: _Plan, notes: list[dict[str, Any]]) -> _Findings:
     """Refuse a movie that holds nothing to learn from; name frames and pixels that are odd."""
     path, pixels = plan.movie.path, int(np.prod(plan.layout.shape[1:]))
     by_frame = {key: [value for note in notes for value in note[key]] for key in notes[0]}
@@ -207,31 +210,32 @@ def _judge(plan: _Plan, notes: list[dict[str, Any]], array: zarr.Array[Any]) -> 
         raise InputError(path, f"all pixels equal {constants.pop():g}; nothing to learn")
     lost = [t for t, count in enumerate(by_frame["not_finite"]) if count == pixels]
     partly = sum(count for count in by_frame["not_finite"] if count < pixels)
-    share = partly / (pixels * len(by_frame["crc32"]))
-    if share > MOST_NOT_FINITE or len(lost) == len(by_frame["crc32"]):
+    share = partly / (pixels * len(by_frame["crc32c"]))
+    if share > MOST_NOT_FINITE or len(lost) == len(by_frame["crc32c"]):
         raise InputError(path, f"{100 * max(share, len(lost) > 0):.1f}% of pixels are NaN or Inf")
     constant = [t for t, value in enumerate(by_frame["constant"]) if value is not None]
-    findings = _Findings(constant, lost, _find_duplicates(by_frame, array))
+    findings = _Findings(constant, lost, _find_duplicates(by_frame, plan.output))
     for what, frames in findings._asdict().items():
         if frames:
             _log.warning("%s: %s frames: %s", printable(path), what.replace("_", " "), frames)
-    saturated = sum(by_frame["saturated"]) / (pixels * len(by_frame["crc32"]))
+    saturated = sum(by_frame["saturated"]) / (pixels * len(by_frame["crc32c"]))
     if saturated > MANY_SATURATED:
         _log.warning("%s: %.1f%% of pixels are saturated", printable(path), 100 * saturated)
     return findings
 
 
-def _find_duplicates(by_frame: Mapping[str, list[Any]], array: zarr.Array[Any]) -> list[list[int]]:
+def _find_duplicates(by_frame: Mapping[str, list[Any]], store: Path) -> list[list[int]]:
     """Group frames that are equal, pixel by pixel; blank ones say nothing."""
     same: dict[int, list[int]] = {}
-    for t, (checksum, constant) in enumerate(zip(by_frame["crc32"], by_frame["constant"], strict=True)):
+    for t, (checksum, constant) in enumerate(zip(by_frame["crc32c"], by_frame["constant"], strict=True)):
         if constant is None:
             same.setdefault(checksum, []).append(t)
     groups = [group for group in same.values() if len(group) > 1]
-    return [group for group in groups if all(_equal(array, group[0], t) for t in group[1:])]
+    return [group for group in groups if all(_equal(store, group[0], t) for t in group[1:])]
 
 
-def _equal(array: zarr.Array[Any], first: int, second: int) -> bool:
+def _equal(store: Path, first: int, second: int) -> bool:
+    array = open_array(store, "0")
     return bool(np.array_equal(np.asarray(array[first]), np.asarray(array[second])))
 
 

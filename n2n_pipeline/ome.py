@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from yaozarrs import v05
 
 from n2n_pipeline.sources.movie import MovieInfo
 
@@ -38,20 +37,21 @@ def image_metadata(
         Where the first pixel lies ``(y, x)`` in the first frame of the movie that it was made from.
     """
     time, size = info.frame_time or 1.0, info.pixel_size or 1.0
-    axes: list[Any] = [
-        v05.TimeAxis(name="t", unit="second" if info.frame_time else None),
-        *(v05.SpaceAxis(name=axis, unit="angstrom" if info.pixel_size else None) for axis in "yx"),
-    ]
+    axes = [_axis("t", "time", "second" if info.frame_time else None)]
+    axes += [_axis(name, "space", "angstrom" if info.pixel_size else None) for name in "yx"]
     datasets = []
     for level in range(levels + 1):
         pixel, middle = size * 2**level, size * (2**level - 1) / 2
-        transforms: list[Any] = [v05.ScaleTransformation(scale=[time, pixel, pixel])]
-        start = [size * origin + middle for origin in origin_px]
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [time, pixel, pixel]}]
+        start = [float(size * origin + middle) for origin in origin_px]
         if any(start):
-            transforms.append(v05.TranslationTransformation(translation=[0.0, *start]))
-        datasets.append(v05.Dataset(path=str(level), coordinateTransformations=transforms))
-    image = v05.Image(multiscales=[v05.Multiscale(name=name, axes=axes, datasets=datasets)])
-    return image.model_dump(mode="json", exclude_none=True, by_alias=True)
+            transforms.append({"type": "translation", "translation": [0.0, *start]})
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+
+
+def _axis(name: str, kind: str, unit: str | None) -> dict[str, str]:
+    return {"name": name, "type": kind} | ({} if unit is None else {"unit": unit})
 
 
 def describe(info: MovieInfo) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 Step = Callable[[int], None]
 
@@ -36,6 +38,8 @@ def is_quiet() -> bool:
 @lru_cache(maxsize=1)
 def terminal() -> Console:
     """Return the one console that bars and notices share, so that they do not overwrite each other."""
+    from rich.console import Console  # loaded by whoever has something to show
+
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -134,6 +138,8 @@ def duration(seconds: float) -> str:
 
 @lru_cache(maxsize=1)
 def _bars() -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.arrays import open_array
 from n2n_pipeline.layout import Layout, halve
 from n2n_pipeline.records import Unit
 from n2n_pipeline.shards import write_shard
-from n2n_pipeline.store import open_array
 
 LARGE_PX = 2048
 """Images of more pixels along a side get levels, down to at most so many."""
@@ -61,7 +61,7 @@ def write_level_shard(store: Path, layout: Layout, shard: Shard) -> None:
         One of `plan_level_units`.
     """
     level, *place = shard
-    below, smaller = open_array(store, str(level - 1), "r"), halve(layout, level)
+    below, smaller = open_array(store, str(level - 1)), halve(layout, level)
     y0, x0 = (2 * i * size for i, size in zip(place[1:], smaller.shards[1:], strict=True))
     width = min(2 * smaller.shards[2], below.shape[2] - x0)
     height = min(2 * smaller.shards[1], below.shape[1] - y0)

@@ -18,6 +18,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -31,6 +32,7 @@ from n2n_pipeline.files import (
     digest_json,
     one_line,
     one_line_errors,
+    put_file,
     read_json,
     sync,
     to_json,
@@ -66,6 +68,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+FLUSHES = 16  # of folders, at a time
 LONGEST_VALUE = 24  # of a setting, in an error's line
 
 _log = logging.getLogger(__name__)
@@ -151,7 +154,8 @@ def write_unit(store: Path, unit: Unit, stamp: str) -> Iterator[dict[str, Any]]:
     if missing:
         raise RuntimeError(f"unit {unit.name} did not write {missing[0]}")
     entries = {name: _sync_file(store / name) for name in unit.files}
-    write_atomically(record, to_json({"stamp": stamp, "files": entries, "notes": notes}))
+    # Not flushed: a record that a power cut takes, or cuts, is one unit done again; what it names is on the disk.
+    put_file(record, [to_json({"stamp": stamp, "files": entries, "notes": notes}).encode()])
 
 
 def _record_path(store: Path, unit: Unit) -> Path:
@@ -293,8 +297,9 @@ class Ledger:
                 raise RuntimeError(f"unit {unit.name} is not done")
             files |= read_json(_record_path(self.store, unit))["files"]
         files |= {name: _sync_file(self.store / name) for name in data_files(self.store) if name not in files}
-        for folder in {folder for name in files for folder in Path(name).parents}:
-            sync(self.store / folder)
+        folders = {self.store / folder for name in files for folder in Path(name).parents}
+        with ThreadPoolExecutor(FLUSHES) as pool:  # the disk does many at once
+            list(pool.map(sync, folders))
         (self.store / FAILED).unlink(missing_ok=True)
         write_atomically(manifest, to_json({"stamp": self.stamp, "files": files, "digest": digest_json(files)}))
 

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.config import IngestConfig
+from n2n_pipeline.creation import Bools, Floats, References
 from n2n_pipeline.defects import local_median
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources import read_image
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.sources.reduced import ReducedMovie
-from n2n_pipeline.store import Bools, Floats, References
 
 CLEARLY_BETTER = 0.1
 """Difference of correlation between two orientations that noise does not make."""

@@ -19,8 +19,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.files import replace_file
-from n2n_pipeline.layout import Layout, compressor
+from n2n_pipeline.files import put_file
+from n2n_pipeline.layout import Layout, Shuffle, compressor
 
 _ABSENT = np.iinfo(np.uint64).max
 """Offset and size, in a shard's index, of a chunk that lies outside the array."""
@@ -46,9 +46,26 @@ def write_shard(folder: Path, layout: Layout, index: tuple[int, int, int], block
         If the block is not what the shard holds: another task owns the rest.
     """
     _check_whole(layout, index, block)
-    path = folder.joinpath("c", *map(str, index))
+    _put(folder.joinpath("c", *map(str, index)), _encode(layout, block))
+
+
+def write_frames(folder: Path, layout: Layout, span: range, frames: npt.NDArray[Any]) -> None:
+    """Write one unit of `layout.plan_units`: all shards of a span of frames, ``(t, y, x)``."""
+    step, shard_y, shard_x = layout.shards
+    for y, x in itertools.product(range(0, frames.shape[1], shard_y), range(0, frames.shape[2], shard_x)):
+        index = span.start // step, y // shard_y, x // shard_x
+        write_shard(folder, layout, index, frames[:, y : y + shard_y, x : x + shard_x])
+
+
+def write_image(folder: Path, image: npt.NDArray[Any], shuffle: Shuffle) -> None:
+    """Compress an image ``(y, x)`` as one chunk and put it on disk; see `nodes.image_node`."""
+    encoded = compressor(shuffle).encode(np.ascontiguousarray(image))
+    _put(folder / "c" / "0" / "0", [encoded, _checksum(encoded)])
+
+
+def _put(path: Path, parts: list[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, _encode(layout, block))
+    put_file(path, parts)
 
 
 def _check_whole(layout: Layout, index: tuple[int, int, int], block: npt.NDArray[Any]) -> None:
@@ -63,7 +80,7 @@ def _check_whole(layout: Layout, index: tuple[int, int, int], block: npt.NDArray
 
 def _encode(layout: Layout, block: npt.NDArray[Any]) -> list[bytes]:
     """Return a shard's bytes: compressed chunks, each with its checksum, then the index with its own."""
-    codec = compressor(layout.dtype)
+    codec = compressor(layout.shuffle)
     counts = [shard // chunk for shard, chunk in zip(layout.shards, layout.chunks, strict=True)]
     table = np.full((math.prod(counts), 2), _ABSENT, "<u8")
     buffer = np.empty(layout.chunks, layout.dtype)

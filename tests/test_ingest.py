@@ -235,10 +235,16 @@ def test_statistics_of_counts_are_exact_in_every_type():
         ("int16", 32767),
         ("uint16", 65535),
         ("int32", 10**6),
+        ("uint32", 3),  # sums fit in fewer bits than the counts have
+        ("int8", 3),
+        ("int8", 127),
+        ("uint8", 7),  # sums of four frames fit in 8 bits, of all of them they do not
+        ("int16", 40),  # carried over after some units
     ):
-        frames = rng.integers(0, most, (9, 5, 7), endpoint=True).astype(dtype)
+        least = -most if dtype.startswith("int") else 0
+        frames = rng.integers(least, most, (90, 5, 7), endpoint=True).astype(dtype)
         statistics = Statistics((5, 7))
-        for start in range(0, 9, 4):
+        for start in range(0, 90, 4):
             statistics.accumulate(frames[start : start + 4])
         np.testing.assert_allclose(statistics.mean(), frames.mean(axis=0), rtol=1e-14)
         np.testing.assert_allclose(statistics.variance(), frames.var(axis=0, ddof=1, dtype=float), rtol=1e-9)
@@ -249,7 +255,7 @@ def test_threads_sum_floats_in_the_order_of_the_frames():
     alone = Statistics((300, 64))
     for start in range(0, 40, 4):
         alone.accumulate(frames[start : start + 4])
-    together = Gatherer((300, 64))
+    together = Gatherer((300, 64), 10)
     context = multiprocessing.pool.ThreadPool(6)
     context.map(lambda turn: together.accumulate(turn, frames[4 * turn : 4 * turn + 4]), range(10), chunksize=1)
     context.close()
@@ -559,4 +565,4 @@ def test_size_and_layout_of_a_large_camera_stay_bounded_in_memory():
 def test_records_hold_what_each_unit_noted(movie, ram):
     ingest_movie(movie, ram / "out.zarr")
     record = json.loads((ram / "out.zarr/records/units/frames-0000000.json").read_text())
-    assert len(record["notes"]["crc32"]) == 4
+    assert len(record["notes"]["crc32c"]) == 4

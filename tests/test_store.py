@@ -82,19 +82,20 @@ def test_zarr_reads_our_shards_of_any_shape(shape, chunks, times):
     frames = counts(shape, "float32")
     layout = Layout(shape, frames.dtype, shards, chunks, "float")
     with TemporaryDirectory(dir=in_memory()) as folder:
-        array = create_store(Path(folder), KNOWN, layout, {})
+        create_store(Path(folder), KNOWN, layout, {})
         for start in range(0, shape[0], shards[0]):
             span = range(start, min(start + shards[0], shape[0]))
-            write_frames(array, span, frames[span.start : span.stop])
+            write_frames(Path(folder) / "0", layout, span, frames[span.start : span.stop])
         np.testing.assert_array_equal(zarr.open_array(Path(folder) / "0", mode="r")[...], frames)
 
 
 def test_zarrs_own_writer_and_ours_store_the_same_values(ram):
     frames = counts((6, 530, 40))
     layout = default_layout(frames.shape, frames.dtype)
-    ours = create_store(ram / "ours.zarr", KNOWN, layout, {})
-    theirs = create_store(ram / "theirs.zarr", KNOWN, layout, {})
-    write_frames(ours, range(6), frames)
+    for name in ("ours.zarr", "theirs.zarr"):
+        create_store(ram / name, KNOWN, layout, {})
+    ours, theirs = (zarr.open_array(ram / name / "0", mode="r+") for name in ("ours.zarr", "theirs.zarr"))
+    write_frames(ram / "ours.zarr/0", layout, range(6), frames)
     theirs[...] = frames
     np.testing.assert_array_equal(ours[...], theirs[...])
     written = [(ram / name / "0/c/0/0/0").stat().st_size for name in ("ours.zarr", "theirs.zarr")]

@@ -22,6 +22,8 @@ from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import Counts
 
 _DEVICE_ERRORS = {"EIO", "ENXIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO"}  # by name: not every system has them all
+_AHEAD = 1 << 26  # bytes that the system is asked to fetch before they are read
+_LARGE = 1 << 16  # bytes of a read that is of pixels, not of a header
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a FIFO must not block us
 
 
@@ -67,6 +69,7 @@ class InputFile:
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._lock = threading.Lock()
+        self._read_to = self._asked_to = 0
         problem = "not a regular file" if not stat.S_ISREG(status.st_mode) else "empty file"
         if problem == "not a regular file" or self.size == 0:
             self.close()
@@ -99,6 +102,8 @@ class InputFile:
 
     def _fill(self, target: memoryview, offset: int) -> int:
         """Fill as much of `target` as the file has; one call moves at most 2 GiB on Linux."""
+        if len(target) >= _LARGE:
+            self._fetch_ahead(offset, offset + len(target))
         done = 0
         while done < len(target):
             try:
@@ -109,6 +114,22 @@ class InputFile:
                 break
             done += moved
         return done
+
+    def _fetch_ahead(self, start: int, end: int) -> None:
+        """Ask for what follows a read that followed another: the disk then works while earlier frames are coded.
+
+        The system's own guess fails where several threads read in turns.
+        """
+        with self._lock:
+            follows = self._read_to > 0 and abs(start - self._read_to) <= _AHEAD
+            self._read_to = end
+            first = max(self._asked_to, end)
+            if not follows or first > end + _AHEAD // 2:
+                return
+            self._asked_to = end + _AHEAD
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # advice that is not taken does no harm
+                os.posix_fadvise(self._descriptor, first, end + _AHEAD - first, os.POSIX_FADV_WILLNEED)
 
     def _read_some(self, target: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):

@@ -62,28 +62,20 @@ def write_ome(path: Path, frames: Array) -> Path:
 
 
 def encode_electrons(electrons: Array, shape: tuple[int, int], skip_bits: int = 7) -> bytes:
-    """Code electrons ``(n, 4)`` of (y, x, quarter y, quarter x) as EER does: gaps, then places."""
+    """Code electrons ``(n, 4)`` of (y, x, quarter y, quarter x) as EER does: gaps, each with a place behind it."""
     longest = (1 << skip_bits) - 1
-    bits = n_bits = 0
-
-    def put(value: int, n: int) -> None:
-        nonlocal bits, n_bits
-        bits |= value << n_bits
-        n_bits += n
-
-    def skip(gap: int) -> None:
-        for _ in range(gap // longest):
-            put(longest, skip_bits)
-        put(gap % longest, skip_bits)
-
-    position = 0
-    for y, x, quarter_y, quarter_x in electrons.tolist():
-        skip(y * shape[1] + x - position)
-        put(quarter_x ^ 2, 2)
-        put(quarter_y ^ 2, 2)
-        position = y * shape[1] + x + 1
-    skip(shape[0] * shape[1] - position)
-    return bits.to_bytes(n_bits // 8 + 1, "little")
+    y, x, quarter_y, quarter_x = electrons.T.astype(np.int64)
+    places = np.append(y * shape[1] + x, shape[0] * shape[1])
+    gaps = np.diff(places, prepend=-1) - 1
+    last = np.cumsum(gaps // longest + 1) - 1  # a long gap takes several words
+    words = np.full(last[-1] + 1, longest)
+    words[last] = gaps % longest
+    words[last[:-1]] |= ((quarter_x ^ 2) | (quarter_y ^ 2) << 2) << skip_bits
+    sizes = np.full(len(words), skip_bits)
+    sizes[last[:-1]] += 4
+    numbers = np.arange(skip_bits + 4)
+    bits = (words[:, None] >> numbers & 1).astype(np.uint8)[numbers < sizes[:, None]]
+    return np.packbits(bits, bitorder="little").tobytes() + bytes(bits.size % 8 == 0)
 
 
 def draw_electrons(n_frames: int, shape: tuple[int, int], seed: int = 0) -> list[Array]:
@@ -115,9 +107,10 @@ def write_eer(path: Path, frames: list[Array], shape: tuple[int, int], version: 
     }
     xml = "".join(f'<item name="{name}"{unit}>{value}</item>' for name, (unit, value) in items.items())
     raw = f"<metadata>{xml}</metadata>".encode()
+    unique = {id(electrons): electrons for electrons in frames}
+    strips = {key: encode_electrons(electrons, shape, 7 if version else 8) for key, electrons in unique.items()}
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
-        for t, electrons in enumerate(frames):
-            strip = encode_electrons(electrons, shape, 7 if version else 8)
+        for t, strip in enumerate(strips[id(electrons)] for electrons in frames):
             tags = [(65001, 7, len(raw), raw, True)] if t == 0 else []
             tif.write(
                 iter([strip]),
