@@ -20,6 +20,7 @@ from n2n_pipeline.errors import ExitCode, InputError
 T = TypeVar("T")
 TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN}
 RETRY_SECONDS = (0.1, 1.0, 5.0)
+FETCHED_BYTES = 1 << 28
 PARTIAL = ".partial"
 """Ends the name of a file that is being written; Zarr's own writer uses the same."""
 
@@ -66,6 +67,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def expect(path: Path, start: int = 0, n_bytes: int = FETCHED_BYTES) -> None:
+    """Ask the system to fetch a part of a file that will be read, and do not wait for it."""
+    if not hasattr(os, "posix_fadvise") or not path.is_file():
+        return
+    with suppress(OSError), path.open("rb") as file:  # whoever reads it says what is wrong with it
+        os.posix_fadvise(file.fileno(), start, n_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def digest_file(path: Path) -> str:

@@ -25,7 +25,7 @@ from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.creation import References, create_store, write_references
 from n2n_pipeline.defects import find_defects
 from n2n_pipeline.errors import ExitCode, InputError, printable
-from n2n_pipeline.files import digest_file, require_space
+from n2n_pipeline.files import digest_file, expect, require_space
 from n2n_pipeline.frame_pass import Work, pass_with_threads, pass_with_workers
 from n2n_pipeline.gathering import Statistics
 from n2n_pipeline.heap import tune_allocator
@@ -161,13 +161,16 @@ def _identify(movie: Path) -> dict[str, Any]:
     """Tell a movie from another without reading all of it: its size and a digest of samples spread over it."""
     files = list_movie_files(movie)
     digest = hashlib.sha256()
+    count = max(1, SAMPLES // len(files))
     for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode(errors="surrogateescape"))
-        count = max(1, SAMPLES // len(files))
+        places = [max(0, size - SAMPLE_BYTES) * index // max(count - 1, 1) for index in range(count)]
+        for place in places[1:]:  # all at once, as a disk far away is slow to answer
+            expect(path, place, SAMPLE_BYTES)
         with path.open("rb") as file:
-            for index in range(count):
-                file.seek(max(0, size - SAMPLE_BYTES) * index // max(count - 1, 1))
+            for place in places:
+                file.seek(place)
                 digest.update(file.read(SAMPLE_BYTES))
     return {
         "name": printable(movie.name),

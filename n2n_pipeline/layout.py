@@ -72,7 +72,8 @@ def default_layout(shape: tuple[int, int, int], dtype: npt.DTypeLike) -> Layout:
     frame_bytes = shard_y * shard_x * kind.itemsize
     wanted = min(max(SMALL_SHARD_BYTES // frame_bytes, SHARD_FRAMES), 16)
     frames = max(1, min(wanted, LARGE_SHARD_BYTES // frame_bytes, n_frames))
-    frames = frames // SHARD_FRAMES * SHARD_FRAMES if frames > SHARD_FRAMES else frames
+    if frames > SHARD_FRAMES:  # whole chunks; the last may reach past the movie's end
+        frames = _round_up(frames, SHARD_FRAMES) if frames == n_frames else frames // SHARD_FRAMES * SHARD_FRAMES
     frames = 2 if frames == 3 < n_frames else frames
     return Layout(
         shape,

@@ -549,7 +549,8 @@ def test_killed_at_a_random_time_it_continues_to_the_same_bytes(ram, seed):
 def test_ingest_loads_nothing_that_it_does_not_need(movie, ram):
     script = (
         "import sys; from n2n_pipeline.cli import main; main(['ingest', *sys.argv[1:]], standalone_mode=False); "
-        "print(sorted({'torch', 'xarray', 'dask', 'distributed', 'matplotlib', 'numba'} & set(sys.modules)))"
+        "heavy = {'torch', 'xarray', 'dask', 'distributed', 'matplotlib', 'numba', 'zarr', 'scipy'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script, str(movie), str(ram / "out.zarr")]

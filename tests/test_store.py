@@ -17,13 +17,23 @@ from hypothesis import strategies as st
 
 import n2n_pipeline
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.layout import Layout, default_layout, estimate_bytes, plan_units, round_mantissa
+from n2n_pipeline.layout import (
+    BLOCK_BYTES,
+    CLEARLY_SMALLER,
+    Layout,
+    default_layout,
+    estimate_bytes,
+    fit_shuffle,
+    plan_units,
+    round_mantissa,
+)
 from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import (
     MovieStore,
     References,
     Shifts,
+    add_array,
     create_store,
     open_store,
     write_frames,
@@ -89,13 +99,34 @@ def test_zarr_reads_our_shards_of_any_shape(shape, chunks, times):
         np.testing.assert_array_equal(zarr.open_array(Path(folder) / "0", mode="r")[...], frames)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
+def test_our_metadata_are_those_that_zarr_writes(ram, dtype):
+    layout = default_layout((9, 530, 40), dtype)
+    add_array(ram / "store", "0", layout)
+    same = zarr.open_array(ram / "store/0", mode="r")
+    group = zarr.create_group(ram / "theirs")
+    group.create_array(
+        "0",
+        shape=layout.shape,
+        chunks=layout.chunks,
+        shards=layout.shards,
+        dtype=dtype,
+        compressors=same.compressors,
+        fill_value=layout.fill_value,
+        dimension_names=("t", "y", "x"),
+    )
+    ours, theirs = (json.loads((ram / name / "0/zarr.json").read_text()) for name in ("store", "theirs"))
+    assert ours == theirs
+    assert same.compressors[0].blocksize == BLOCK_BYTES
+
+
 def test_zarrs_own_writer_and_ours_store_the_same_values(ram):
-    frames = counts((6, 530, 40))
+    frames = counts((4, 530, 40))
     layout = default_layout(frames.shape, frames.dtype)
     for name in ("ours.zarr", "theirs.zarr"):
         create_store(ram / name, KNOWN, layout, {})
     ours, theirs = (zarr.open_array(ram / name / "0", mode="r+") for name in ("ours.zarr", "theirs.zarr"))
-    write_frames(ram / "ours.zarr/0", layout, range(6), frames)
+    write_frames(ram / "ours.zarr/0", layout, range(4), frames)
     theirs[...] = frames
     np.testing.assert_array_equal(ours[...], theirs[...])
     written = [(ram / name / "0/c/0/0/0").stat().st_size for name in ("ours.zarr", "theirs.zarr")]
@@ -246,7 +277,7 @@ def test_no_flipped_bit_is_read_as_data(ram, dtype):
         lambda text: text[: len(text) // 2],
         lambda text: text.replace("10,", "11,"),
         lambda text: text.replace("int16", "int32"),
-        lambda text: text.replace("shuffle", "noshuffle"),
+        lambda text: text.replace('"shuffle": "shuffle"', '"shuffle": "noshuffle"'),
         lambda text: None,
     ],
     ids=["empty", "half", "shape", "dtype", "codec", "removed"],
@@ -332,6 +363,8 @@ def test_what_is_no_movie_is_refused_in_one_line(ram, make, line):
         ((128, 4096, 4096), "uint8", (4, 4096, 4096)),
         ((128, 4092, 5760), "uint16", (4, 4096, 5760)),
         ((3, 61, 67), "uint8", (3, 61, 67)),  # shorter than a shard
+        ((10, 61, 67), "uint8", (12, 61, 67)),  # whole chunks of 4
+        ((96, 384, 384), "int16", (12, 384, 384)),
         ((20, 8192, 8192), "float32", (1, 4096, 8192)),  # one frame is too much
         ((1, 40000, 30000), "uint16", (1, 10240, 7680)),
     ],
@@ -340,6 +373,25 @@ def test_shards_are_a_few_whole_frames_or_parts_of_very_large_ones(shape, dtype,
     layout = default_layout(shape, dtype)
     assert layout.shards == shards
     assert all(shard % chunk == 0 for shard, chunk in zip(layout.shards, layout.chunks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "shuffle"),
+    [
+        ("uint8", 0.8, "bitshuffle"),
+        ("uint8", 12, "noshuffle"),  # few bits are always 0
+        ("int16", 0.8, "bitshuffle"),  # half as large as byte by byte
+        ("int16", 10, "shuffle"),
+        ("float32", 10, "shuffle"),
+    ],
+)
+def test_how_bytes_are_sorted_is_chosen_by_what_compresses(dtype, mean, shuffle):
+    sample = np.random.default_rng(0).poisson(mean, (1, 256, 256)).astype(dtype)
+    layout = fit_shuffle(default_layout((8, 256, 256), dtype), sample)
+    assert layout.shuffle == shuffle
+    others = {layout._replace(shuffle=other) for other in ("noshuffle", "shuffle", "bitshuffle")}
+    smallest = min(estimate_bytes(other, sample) for other in others)
+    assert layout.codec == "float" or estimate_bytes(layout, sample) <= smallest / CLEARLY_SMALLER
 
 
 def test_every_pixel_belongs_to_one_unit():

@@ -27,6 +27,9 @@ def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: 
 
     OUT.zarr is by default the movie's name with .zarr, beside it. Of several movies, each gets a store in DIR.
     """
+    from n2n_pipeline.files import expect
+
+    expect(movies[0])  # the disk works while code is loaded
     from n2n_pipeline.ingest import ingest_movie
     from n2n_pipeline.records import catch_signals
 

@@ -248,7 +248,7 @@ def _text(value: Any) -> str | None:
 
 def _unpack_nibbles(packed: Counts, columns: int) -> Counts:
     """Turn ``(t, y, bytes)`` into ``(t, y, x)`` 4-bit counts; the low nibble is the left pixel."""
-    pixels = np.empty((*packed.shape[:2], 2 * packed.shape[2]), np.uint8)
-    np.bitwise_and(packed, 15, out=pixels[..., 0::2])
-    np.right_shift(packed, 4, out=pixels[..., 1::2])
-    return np.ascontiguousarray(pixels[..., :columns])
+    pairs = packed.astype("<u2")  # one byte becomes two, side by side
+    np.bitwise_or(pairs, pairs << 4, out=pairs)
+    np.bitwise_and(pairs, 0x0F0F, out=pairs)
+    return np.ascontiguousarray(pairs.view(np.uint8)[..., :columns])
