@@ -26,7 +26,9 @@ from camera_files import (
     write_tiff,
     write_velox,
 )
+from click.testing import CliRunner
 
+from n2n_pipeline.cli import main
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources import open_movie
 
@@ -289,6 +291,22 @@ def test_what_cannot_be_a_movie_is_refused_in_one_line(tmp_path, make, line, cod
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
     assert caught.value.code == code
+
+
+def test_the_command_ends_in_that_line_and_that_code_and_leaves_nothing_behind(tmp_path):
+    for number, (name, (make, line, code)) in enumerate(CASES.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        movie = make(folder)
+        before = sorted(folder.rglob("*"))
+        done = CliRunner().invoke(main, ["ingest", str(movie), str(tmp_path / f"{number}.zarr"), "--quiet"])
+        errors = [words for words in done.stderr.splitlines() if not words.startswith("warning: ")]
+        assert done.exit_code == code, name
+        assert len(errors) == 1, name
+        assert errors[0].startswith(f"n2n-pipeline: error: {movie}"), name
+        assert re.search(line, errors[0]), name
+        assert not (tmp_path / f"{number}.zarr").exists(), name
+        assert sorted(folder.rglob("*")) == before, name
 
 
 def make_fifo(path):

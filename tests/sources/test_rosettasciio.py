@@ -1,4 +1,4 @@
-"""Files of real instruments, read as RosettaSciIO reads them."""
+"""Files of real instruments, stored as RosettaSciIO reads them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.sources import open_movie
+from n2n_pipeline.ingest import ingest_movie
+from n2n_pipeline.store import open_store
 
 pytest.importorskip("rsciio", reason="RosettaSciIO is not installed")
 FOLDER = Path(os.environ.get("N2N_DATA", "")) / "formats"
@@ -42,17 +44,20 @@ def read_peer(path: Path) -> tuple[np.ndarray, float | None, float | None]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_pixels_axes_and_pixel_size_are_those_of_rosettasciio(name):
+def test_pixels_axes_and_pixel_size_are_those_of_rosettasciio(name, tmp_path):
     expected, pixel_size, frame_time = read_peer(FOLDER / name)
     if expected.dtype.kind == "c":
         with pytest.raises(InputError, match="complex data; expected real counts") as caught:
-            open_movie(FOLDER / name)
+            ingest_movie(FOLDER / name, tmp_path / "movie.zarr")
         assert caught.value.code == ExitCode.BAD_DATA
         return
-    source = open_movie(FOLDER / name)
-    frames = source.read_frames(0, source.info.shape[0])
-    assert frames.dtype == expected.dtype.newbyteorder("=")
-    assert np.array_equal(frames, expected)
-    assert source.info.pixel_size == (pixel_size and pytest.approx(pixel_size))
-    assert source.info.frame_time == frame_time
-    source.close()
+    store = open_store(ingest_movie(FOLDER / name, tmp_path / "movie.zarr"))
+    assert store.array.dtype == expected.dtype.newbyteorder("=")
+    assert np.array_equal(store.array[...], expected)
+    assert store.info.pixel_size == (pixel_size and pytest.approx(pixel_size))
+    assert store.info.frame_time == frame_time
+    multiscale = zarr.open_group(store.path, mode="r").attrs["ome"]["multiscales"][0]
+    steps = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
+    assert steps == pytest.approx([frame_time or 1.0, pixel_size or 1.0, pixel_size or 1.0])
+    units = [axis.get("unit") for axis in multiscale["axes"]]
+    assert units == ["second" if frame_time else None, *["angstrom" if pixel_size else None] * 2]
