@@ -28,7 +28,6 @@ from n2n_pipeline.errors import ExitCode, InputError, printable
 from n2n_pipeline.files import digest_file, expect, require_space
 from n2n_pipeline.frame_pass import Work, pass_with_threads, pass_with_workers
 from n2n_pipeline.gathering import Statistics
-from n2n_pipeline.heap import tune_allocator
 from n2n_pipeline.layout import default_layout, estimate_bytes, fit_shuffle, plan_units
 from n2n_pipeline.pyramid import Shard, plan_level_units, plan_levels, write_level_shard
 from n2n_pipeline.records import Ledger, Unit
@@ -89,7 +88,6 @@ def ingest_movie(
     if output.suffix != ".zarr":
         raise InputError(output, "a store's name must end in .zarr", code=ExitCode.USAGE)
     config = config or IngestConfig()
-    tune_allocator()
     with closing(open_movie(movie, config)) as source:
         for warning in source.info.warnings:
             _log.warning("%s: %s", printable(movie), warning)
