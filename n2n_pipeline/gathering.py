@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 
-BAND_PX = 1 << 16
+BAND_PX = 1 << 17
 CHECKED_ROWS = 8  # of so many, one is looked at to find frames that may be equal
 ROOM = 8  # units that a tally of few bits should hold before it is carried over
 
@@ -32,30 +32,26 @@ class Looks:
     """
 
     def __init__(self, n_frames: int) -> None:
-        self._low: list[Any] = [np.inf] * n_frames
-        self._high: list[Any] = [-np.inf] * n_frames
+        self._low = self._high = np.zeros(n_frames)
         self._checksum = [0] * n_frames
-        self._not_finite = [0] * n_frames
-        self._saturated = [0] * n_frames
+        self._not_finite = np.zeros(n_frames, int)
+        self._saturated = np.zeros(n_frames, int)
         self._row = 0
 
     def see(self, rows: npt.NDArray[Any]) -> int:
         """Look at the next ``(t, y, x)`` rows of all frames; return the largest magnitude of whole numbers."""
-        is_float, first = rows.dtype.kind == "f", -self._row % CHECKED_ROWS
-        peak = 0
-        for t, frame in enumerate(rows):
-            low, high = frame.min(), frame.max()
-            self._low[t], self._high[t] = np.minimum(self._low[t], low), np.maximum(self._high[t], high)
-            checked = np.ascontiguousarray(frame[first::CHECKED_ROWS]).view(np.uint8)
-            self._checksum[t] = google_crc32c.extend(self._checksum[t], checked)
-            if is_float:
-                self._not_finite[t] += int(np.count_nonzero(~np.isfinite(frame)))
-            else:
-                peak = max(peak, int(high), -int(low))
-                if high == np.iinfo(frame.dtype).max:
-                    self._saturated[t] += int(np.count_nonzero(frame == high))
-        self._row += rows.shape[1]
-        return peak
+        low, high = rows.min(axis=(1, 2)), rows.max(axis=(1, 2))
+        checked = np.ascontiguousarray(rows[:, -self._row % CHECKED_ROWS :: CHECKED_ROWS])
+        for t, frame in enumerate(checked):
+            self._checksum[t] = google_crc32c.extend(self._checksum[t], frame.reshape(-1).view(np.uint8))
+        if rows.dtype.kind == "f":
+            self._not_finite += np.count_nonzero(~np.isfinite(rows), axis=(1, 2))
+        elif (full := np.iinfo(rows.dtype).max) in high:
+            self._saturated += np.count_nonzero(rows == full, axis=(1, 2))
+        is_first, self._row = self._row == 0, self._row + rows.shape[1]
+        self._low = low if is_first else np.minimum(self._low, low)
+        self._high = high if is_first else np.maximum(self._high, high)
+        return max(int(high.max()), -int(low.min())) if rows.dtype.kind in "iu" else 0
 
     def notes(self) -> dict[str, Any]:
         """Note of every frame: checksum, its value if it has only one, pixels not finite or at the type's end."""
@@ -65,8 +61,8 @@ class Looks:
                 low.item() if low == high and np.isfinite(low) else None
                 for low, high in zip(self._low, self._high, strict=True)
             ],
-            "not_finite": self._not_finite,
-            "saturated": self._saturated,
+            "not_finite": self._not_finite.tolist(),
+            "saturated": self._saturated.tolist(),
         }
 
 
@@ -154,8 +150,7 @@ class Statistics:
             self._square[rows] += tally.square
 
     def _add_floats(self, values: Floats, rows: slice) -> None:
-        self._sum[rows] += np.add.reduce(values, axis=0)
-        self._square[rows] += np.add.reduce(np.square(values), axis=0)
+        _add_frames(values, self._sum[rows], self._square[rows])
 
 
 class _Tally:
@@ -175,12 +170,22 @@ class _Tally:
     def add(self, frames: npt.NDArray[Any], peak: int) -> None:
         bound = len(frames) * peak**2
         self._bound += bound
-        own: np.dtype[Any] = frames.dtype  # its arithmetic is the fastest, where the sums fit
-        fits = own.itemsize <= self._dtype.itemsize and bound <= int(np.iinfo(own).max)
-        dtype = own if fits else self._dtype
-        for total, values in ((self.sum, frames), (self.square, np.square(frames, dtype=dtype))):
-            part = np.add.reduce(values, axis=0, dtype=dtype)
-            total += part.view(self._dtype) if dtype.itemsize == self._dtype.itemsize else part
+        own, wide = frames.dtype, self._dtype
+        if own.itemsize < wide.itemsize and bound <= int(np.iinfo(own).max):
+            parts = np.zeros((2, *self.sum.shape), own)  # sums of so few frames fit in their own, faster, type
+            _add_frames(frames, *parts)
+            self.sum += parts[0]
+            self.square += parts[1]
+        else:
+            _add_frames(frames if own.itemsize == wide.itemsize else frames.astype(wide), self.sum, self.square)
+
+
+def _add_frames(frames: npt.NDArray[Any], total: npt.NDArray[Any], squares: npt.NDArray[Any]) -> None:
+    """Add frames one by one, several times as fast as a reduction; a sign makes no difference to the bits."""
+    square = np.empty(total.shape, total.dtype)
+    for frame in frames.view(total.dtype):
+        np.add(total, frame, out=total)
+        np.add(squares, np.square(frame, out=square), out=squares)
 
 
 class Gatherer:

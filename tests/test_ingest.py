@@ -26,7 +26,7 @@ from n2n_pipeline import frame_pass
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.defects import find_defects
 from n2n_pipeline.errors import ExitCode, InputError, Stopped
-from n2n_pipeline.gathering import Gatherer, Statistics
+from n2n_pipeline.gathering import Gatherer, Looks, Statistics
 from n2n_pipeline.ingest import ingest_movie
 from n2n_pipeline.layout import default_layout
 from n2n_pipeline.records import is_complete, verify
@@ -260,6 +260,23 @@ def test_threads_sum_floats_in_the_order_of_the_frames():
     context.map(lambda turn: together.accumulate(turn, frames[4 * turn : 4 * turn + 4]), range(10), chunksize=1)
     context.close()
     np.testing.assert_array_equal(together.statistics.variance(), alone.variance())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_what_is_seen_of_a_frame_does_not_depend_on_the_bands_it_is_seen_in(dtype):
+    frames = np.random.default_rng(8).integers(0, 100, (3, 40, 9)).astype(dtype)
+    frames[1] = 7
+    frames[2, 5] = np.nan if dtype == "float32" else np.iinfo(dtype).max
+    whole = Looks(3)
+    whole.see(frames)
+    for rows in (1, 3, 8, 17):  # 1 where a line alone is wider than a band
+        looks = Looks(3)
+        peaks = [looks.see(frames[:, y : y + rows]) for y in range(0, 40, rows)]
+        assert looks.notes() == whole.notes()
+        assert max(peaks) == (0 if dtype == "float32" else np.iinfo(dtype).max)
+    notes = whole.notes()
+    assert notes["constant"] == [None, 7, None]
+    assert notes["not_finite" if dtype == "float32" else "saturated"] == [0, 0, 9]
 
 
 def test_a_movie_that_never_changes_has_no_defects():
