@@ -237,18 +237,18 @@ def _share_files(work: Work) -> dict[Unit, list[_Seen]]:
 
     A camera's folder may hold 100 000 files, and a look at all of them take longer than a unit.
     """
-    seen = []
-    for path in list_movie_files(work.movie.path.absolute()):
-        status = path.stat()
-        seen.append(_Seen(path, status.st_size, status.st_mtime_ns))
+    seen = [_see(path) for path in list_movie_files(work.movie.path.absolute())]
     if len(seen) <= FEW_FILES:
         return dict.fromkeys(work.spans, seen)
     step = len(seen) / len(work.spans)
     return {unit: seen[round(n * step) : round((n + 1) * step)] for n, unit in enumerate(work.spans)}
 
 
+def _see(path: Path) -> _Seen:
+    status = path.stat()
+    return _Seen(path, status.st_size, status.st_mtime_ns)
+
+
 def _check_unchanged(movie: Path, files: Iterable[_Seen]) -> None:
-    for path, size, mtime_ns in files:
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            raise InputError(movie, "changed while reading", "wait until it is written")
+    if any(_see(file.path) != file for file in files):
+        raise InputError(movie, "changed while reading", "wait until it is written")
