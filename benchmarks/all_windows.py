@@ -243,7 +243,9 @@ def untrained(model: Path, ladder: tuple[int, ...]) -> Path:
     card = ModelCard(network=network, mean=0, scale=1, window=32)
     if ladder:
         scales = (1.0,) * len(ladder)
-        card = ModelCard(network=network, mean=0, scale=1, window=65, ladder=ladder, level_scales=scales, target=5)
+        card = ModelCard(
+            network=network, mean=0, scale=1, window=ladder[-1], ladder=ladder, level_scales=scales, target=5
+        )
     return save_model(model, UNet(network), card)
 
 

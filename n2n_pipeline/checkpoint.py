@@ -56,7 +56,7 @@ class ModelCard(Settings):
     ladder: tuple[Positive, ...] = ()
     """Windows that the network sees at once, as so many channels; then ``window`` is the longest of them."""
     level_scales: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """What ``scale`` is to each of them."""
+    """Spread of what each of them has over the next longer one, and of the longest; in the same units."""
     target: int = 0
     """Frames about the output frame that the network of a ladder was taught to predict."""
     split: Split = "random"
@@ -139,16 +139,22 @@ def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
     Returns
     -------
     torch.Tensor
-        ``(n, c, y, x)``: the averages, of a ladder those of each level; with two channels and no ladder also the
-        share of the half-window's frames that contributed to each pixel.
+        ``(n, c, y, x)``: the averages; with two channels also the share of the half-window's frames that
+        contributed to each pixel. Of a ladder ``(n, level, y, x)`` the longest level, as the last channel, and
+        before it what each shorter one has over the next: nothing but noise where nothing changes.
     """
     if card.ladder:
         scales = torch.tensor(card.level_scales, dtype=torch.float32, device=values.device)
-        return (values - card.mean) / scales[:, None, None]
+        return subtract_levels(values, card.mean) / scales[:, None, None]
     channels = [(values - card.mean) / card.scale]
     if card.network.in_channels == 2:
         channels.append(counts * (2 / max(card.windows, default=card.window)))
     return torch.stack(channels, dim=1)
+
+
+def subtract_levels(levels: Tensor, mean: float) -> Tensor:
+    """Subtract from each level of ``(n, level, y, x)`` averages the next longer one, from the longest the mean."""
+    return torch.cat((levels[:, :-1] - levels[:, 1:], levels[:, -1:] - mean), dim=1)
 
 
 def save_model(folder: Path, network: torch.nn.Module, card: ModelCard) -> Path:

@@ -117,7 +117,7 @@ class TrainConfig(Settings):
     network then says itself, on frames kept from it, which of them it does best with. ``all``: the network sees
     a ladder of windows at once, and chooses among them pixel by pixel."""
     target: Annotated[int, Field(ge=3)] = 5
-    """With ``all``: frames about an output frame whose other half is to be predicted, one of 5, 9, 17, 33 and 65.
+    """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17 or 33.
     What changes within so many frames is blurred; wider ones did not train better."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.

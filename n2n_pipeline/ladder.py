@@ -24,7 +24,8 @@ from n2n_pipeline.halving import Halves, prepare_references, write_average
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
-LADDER = (5, 9, 17, 33, 65)
+SHORT = (5, 9, 17, 33)
+LONGEST_REACH = 48  # frames before or after, and the one in the middle
 BLOCK = 1024  # pixels at a time
 
 
@@ -85,15 +86,15 @@ def split_around(n_frames: int, t: int, order: Bools | None = None) -> Bools:
 
 
 def default_ladder(n_frames: int) -> tuple[int, ...]:
-    """Return 5, 9, 17, 33 and 65 frames, or as many of these, at least two, as a short movie makes different.
+    """Return the windows of a movie's ladder: short ones, and one that is all of a short movie from any frame.
 
     Examples
     --------
-    >>> default_ladder(500), default_ladder(12), default_ladder(2)
-    ((5, 9, 17, 33, 65), (5, 9, 17, 33), (5, 9))
+    >>> default_ladder(500), default_ladder(40), default_ladder(12), default_ladder(2)
+    ((5, 9, 17, 33, 95), (5, 9, 17, 33, 79), (5, 9, 23), (5, 9))
     """
-    differing = [shorter // 2 < n_frames - 1 for shorter in LADDER[:-1]]
-    return LADDER[: max(1 + sum(differing), 2)]
+    longest = max(2 * min(n_frames, LONGEST_REACH) - 1, 2 * SHORT[0] - 1)
+    return (SHORT[0], *(window for window in SHORT[1:] if 2 * window <= longest), longest)
 
 
 class Ladder(NamedTuple):

@@ -9,7 +9,7 @@ each 2 x 2 pixels being four channels of its input and of its output: a quarter 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,21 @@ def predict_mean(network: UNet) -> None:
     unlearn it is worth a third of a decibel after 600 steps.
     """
     nn.init.zeros_(network.leave.weight)
+
+
+def start_from_last(network: UNet) -> None:
+    """Let an untrained network begin by looking at the last of its images alone, and learn what the others tell.
+
+    Their weights begin at zero, and grow where the gradient asks for it again and again.
+    """
+    last = network.config.fold**2
+    others = (network.config.in_channels - 1) * last
+    first = cast("nn.Conv2d", network.enter[0])
+    skip = cast("nn.Conv2d", cast("_Decoder", network.decoders[-1]).first[0])
+    begin = skip.in_channels - others - last
+    with torch.no_grad():
+        first.weight[:, :others] = 0
+        skip.weight[:, begin : begin + others] = 0
 
 
 def as_channels_last(images: Tensor) -> Tensor:

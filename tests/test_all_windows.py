@@ -23,7 +23,7 @@ from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import inputs_for
 from n2n_pipeline.ladder import level_frames
 from n2n_pipeline.layout import round_mantissa
-from n2n_pipeline.model import UNet
+from n2n_pipeline.model import UNet, start_from_last
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import Shifts, open_store, write_movie, write_shifts
 from n2n_pipeline.training import train_model
@@ -104,11 +104,28 @@ def model(tmp_path):
 
 def test_training_leaves_a_model_that_knows_its_ladder(trained):
     card = load_model(trained).card
-    assert card.ladder == (5, 9, 17, 33)
-    assert card.network.in_channels == len(card.level_scales) == 4
+    assert card.ladder == (5, 9, 31)
+    assert card.network.in_channels == len(card.level_scales) == 3
     assert card.target == 5
-    assert all(longer < shorter for shorter, longer in zip(card.level_scales, card.level_scales[1:], strict=False))
     assert "window: all" in (trained / "config.yaml").read_text()
+
+
+def test_what_a_network_of_a_ladder_sees_are_its_longest_level_and_what_the_others_have_over_it(model):
+    levels = np.random.default_rng(0).normal(2, 1, (2, 3, 8, 8)).astype(np.float32)
+    images = load_model(model).prepare(levels, np.ones_like(levels)).numpy()
+    np.testing.assert_allclose(images[:, 2], (levels[:, 2] - 2.0) / 0.7, rtol=1e-5)
+    np.testing.assert_allclose(images[:, 0], (levels[:, 0] - levels[:, 1]) / 1.5, rtol=1e-5, atol=1e-6)
+
+
+def test_an_untrained_network_of_a_ladder_begins_with_the_longest_level_alone():
+    network = UNet(NetworkConfig(width=6, depth=2, fold=2, in_channels=3))
+    start_from_last(network)
+    images = torch.randn(1, 3, 16, 16)
+    changed = images.clone()
+    changed[:, :2] = torch.randn(1, 2, 16, 16)
+    torch.testing.assert_close(network(images), network(changed))
+    changed[:, 2] = 0
+    assert not torch.allclose(network(images), network(changed))
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
@@ -123,12 +140,12 @@ def test_a_training_asked_to_stop_continues_to_the_same_bytes(trained, movie, tm
 
 def test_a_target_that_is_no_level_and_a_start_of_another_kind_are_refused(movie, trained, tmp_path):
     wrong = CONFIG.model_copy(update={"train": TRAIN.model_copy(update={"target": 7})})
-    with pytest.raises(InputError, match="7 is not one of 5, 9, 17, 33 frames"):
+    with pytest.raises(InputError, match="7 is not one of 5, 9, 31 frames"):
         train_model([movie], tmp_path / "model", wrong)
     other = CONFIG.model_copy(
         update={"network": None, "train": TRAIN.model_copy(update={"init": trained, "window": 8})}
     )
-    with pytest.raises(InputError, match="was trained on a ladder of 5, 9, 17, 33 frames"):
+    with pytest.raises(InputError, match="was trained on a ladder of 5, 9, 31 frames"):
         train_model([movie], tmp_path / "other", other)
 
 
@@ -192,7 +209,7 @@ def test_the_report_shows_the_windows_that_the_network_chose(movie, trained, tmp
     denoise_store(movie, trained, tmp_path / "out.zarr", PLAIN, device="cpu")
     page = write_report(tmp_path / "out.zarr", tmp_path / "report.html").read_text()
     assert "Windows it chose" in page
-    assert "It saw windows of 5, 9, 17, 33 frames at once" in page
+    assert "It saw windows of 5, 9, 31 frames at once" in page
     assert "all at once" in page
 
 

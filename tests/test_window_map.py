@@ -33,7 +33,8 @@ def map_of(left, right=None, counts=COUNTS):
         network=NetworkConfig(width=4, depth=2, in_channels=3),
         mean=1.0, scale=1.0, window=33, ladder=LADDER, level_scales=scales, target=5,
     )  # fmt: skip
-    own = [[weight * scale for weight, scale in zip(side, scales, strict=True)] for side in (left, right or left)]
+    # A level's weight is that of its own channel less that of the channel which it is subtracted in.
+    own = [(np.cumsum(side) * scales).astype(np.float32).tolist() for side in (left, right or left)]
     counts = np.broadcast_to(counts[:, None, None], (3, 64, 96))[None].astype(np.float32)
     values = np.random.default_rng(0).normal(1, 1, counts.shape).astype(np.float32)
     return effective_frames(Denoiser(Weigh(*own), card, torch.device("cpu")), values, counts)[0]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from n2n_pipeline.checkpoint import Denoiser
+from n2n_pipeline.checkpoint import Denoiser, stack_channels
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
 from n2n_pipeline.inference.forward import Canvas, gather
 from n2n_pipeline.inference.inputs import Inputs
@@ -93,10 +93,11 @@ def _of_frame(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
 def _derivatives(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
     """Return the ``(n, level, y, x)`` derivatives of the outputs' sum, each with a random sign."""
     with torch.enable_grad():
-        images = denoiser.prepare(values, counts).detach().requires_grad_()
-        output = denoiser.network(images)
+        levels, frames = (
+            torch.from_numpy(np.array(part, np.float32)).to(denoiser.device) for part in (values, counts)
+        )
+        output = denoiser.network(stack_channels(levels.requires_grad_(), frames, denoiser.card))
         signs = np.random.default_rng(SEED).choice(np.array([-1, 1], np.float32), output.shape)
         output.backward(torch.from_numpy(signs).to(output.device))
-    scales = np.array(denoiser.card.level_scales, np.float32)
-    slopes: Floats = images.grad.to("cpu", torch.float32).numpy()  # type: ignore[union-attr]
-    return slopes / scales[:, None, None]
+    slopes: Floats = levels.grad.to("cpu", torch.float32).numpy()  # type: ignore[union-attr]
+    return slopes

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from n2n_pipeline import __version__
-from n2n_pipeline.checkpoint import ModelCard, load_model, weights_digest
+from n2n_pipeline.checkpoint import ModelCard, load_model, subtract_levels, weights_digest
 from n2n_pipeline.config import NetworkConfig, Precision, RunConfig, Settings, Split, SweepConfig, TrainConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
@@ -179,10 +179,11 @@ def _describe(ladder: tuple[int, ...]) -> str:
 
 
 def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> tuple[float, tuple[float, ...]]:
-    """Measure the mean and the spread of half-window averages on random patches; of a ladder, each level's spread.
+    """Measure the mean and the spread of half-window averages on random patches.
 
-    The spread is half the range that holds the central 68 %, or the standard deviation where most values are
-    equal, as in movies of very few counts.
+    Of a ladder, the spreads are those of `subtract_levels`; where two levels hold the same frames, that of the
+    longest. The spread is half the range that holds the central 68 %, or the standard deviation where most values
+    are equal, as in movies of very few counts.
     """
     pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
     try:
@@ -190,18 +191,20 @@ def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -
         batch = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
     finally:
         pool.close()
-    levels = np.moveaxis(batch.values, 1, 0) if plan.target else batch.values[None]
-    seen = np.moveaxis(batch.counts, 1, 0) if plan.target else batch.counts[None]
-    spreads = [_spread(values[count > 0].astype(np.float64)) for values, count in zip(levels, seen, strict=True)]
-    return float(batch.values[batch.counts > 0].mean(dtype=np.float64)), tuple(spreads)
+    values, seen = (part if plan.target else part[:, None] for part in (batch.values, batch.counts > 0))
+    mean = float(values[seen].mean(dtype=np.float64)) if seen.any() else 0.0
+    steps = subtract_levels(torch.from_numpy(values), mean).numpy()
+    spreads = [_spread(steps[:, level][seen[:, level]]) for level in range(steps.shape[1])]
+    if not spreads[-1]:
+        raise InputError("train", f"all pixels equal {mean:g}; nothing to learn")
+    return mean, tuple(spread or spreads[-1] for spread in spreads)
 
 
-def _spread(values: npt.NDArray[np.float64]) -> float:
-    low, middle, high = np.percentile(values, (15.87, 50.0, 84.13)) if len(values) else (0.0, 0.0, 0.0)
-    scale = float((high - low) / 2) or float(values.std())
-    if not scale:
-        raise InputError("train", f"all pixels equal {middle:g}; nothing to learn")
-    return scale
+def _spread(values: npt.NDArray[np.float32]) -> float:
+    if not len(values):
+        return 0.0
+    low, high = np.percentile(values.astype(np.float64), (15.87, 84.13))
+    return float((high - low) / 2) or float(values.std(dtype=np.float64))
 
 
 def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps: int) -> ModelCard:
@@ -219,7 +222,7 @@ def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps:
     return ModelCard(
         network=plan.network,
         mean=plan.mean,
-        scale=plan.scales[len(plan.scales) // 2],
+        scale=plan.scales[-1],
         window=max(plan.windows),
         windows=plan.windows if len(plan.windows) > 1 and not plan.target else (),
         ladder=plan.ladder,

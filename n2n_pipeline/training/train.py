@@ -22,7 +22,7 @@ from n2n_pipeline.config import RunConfig, SweepConfig
 from n2n_pipeline.device import autocast_dtype, choose_device, set_threads, tune_allocator
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import write_atomically
-from n2n_pipeline.model import UNet, predict_mean
+from n2n_pipeline.model import UNet, predict_mean, start_from_last
 from n2n_pipeline.records import Ledger, Unit
 from n2n_pipeline.settings_file import dump_settings
 from n2n_pipeline.sweep import compare_windows
@@ -177,6 +177,8 @@ def _start_network(plan: TrainingPlan, config: RunConfig, device: torch.device) 
             torch.manual_seed(plan.seed)
             network = UNet(plan.network)
             predict_mean(network)
+            if plan.target:
+                start_from_last(network)
     return place_network(network, device).train()
 
 
