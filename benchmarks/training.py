@@ -11,6 +11,7 @@ first steps are not counted. Images per CPU second hold on a machine that others
     n2n-pipeline   patches drawn from a stored movie (64 x 512 x 512 counts, window 32), corrected, halved, turned
     synthetic      the same network, optimiser, layout, precision and allocator on one batch of random numbers
     student        the student project's loop: pairs of 8-bit PNGs in [0, 1], Adam with AMSGrad, float32, no layout
+    compiled       only with --compiled: synthetic, with the network through torch.compile; needs a C++ compiler
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ from n2n_pipeline.training.validation import read_validation
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"paper": PAPER_NETWORK, "default": CPU_NETWORK}
-METHODS = ("n2n-pipeline", "synthetic", "student")
+METHODS = ("n2n-pipeline", "synthetic", "student", "compiled")
 WARM_UP_STEPS = 2
 
 
@@ -84,10 +85,18 @@ def start_pipeline(folder: Path, config: RunConfig) -> Callable[[int], object]:
     return lambda step: trainer.train_step(batches.get(step))
 
 
-def start_synthetic(_folder: Path, config: RunConfig) -> Callable[[int], object]:
+def start_compiled(folder: Path, config: RunConfig) -> Callable[[int], object]:
+    """Return a step on numbers that are there already, through a compiled network."""
+    return start_synthetic(folder, config, torch.compile)
+
+
+def start_synthetic(
+    _folder: Path, config: RunConfig, wrap: Callable[[UNet], Callable[[torch.Tensor], torch.Tensor]] | None = None
+) -> Callable[[int], object]:
     """Return a step on numbers that are there already."""
     device = choose_device(config.device)
     network = UNet(config.network or CPU_NETWORK).to(device).to(memory_format=torch.channels_last)
+    forward = wrap(network) if wrap else network
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
     averages = [parameter.detach().clone() for parameter in network.parameters()]
     shape = (config.train.batch, 1, config.train.patch_px, config.train.patch_px)
@@ -95,7 +104,7 @@ def start_synthetic(_folder: Path, config: RunConfig) -> Callable[[int], object]
 
     def step(_number: int) -> None:
         with autocast(device, autocast_dtype(device)):
-            output = network(inputs)
+            output = forward(inputs)
         loss = (output - target).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -151,7 +160,7 @@ def start_student(folder: Path, config: RunConfig) -> Callable[[int], object]:
     return step
 
 
-STARTS = {"n2n-pipeline": start_pipeline, "synthetic": start_synthetic, "student": start_student}
+STARTS = dict(zip(METHODS, (start_pipeline, start_synthetic, start_student, start_compiled), strict=True))
 
 
 def measure(method: str, folder: Path, config: RunConfig) -> dict[str, float]:
@@ -159,9 +168,11 @@ def measure(method: str, folder: Path, config: RunConfig) -> dict[str, float]:
     if method != "student":
         tune_allocator()
     set_threads(config.threads)
+    start = time.perf_counter()
     step = STARTS[method](folder, config)
     for number in range(WARM_UP_STEPS):
         step(number)
+    start_seconds = time.perf_counter() - start
     wall, cpu = time.perf_counter(), time.process_time()
     for number in range(WARM_UP_STEPS, WARM_UP_STEPS + config.train.steps):
         step(number)
@@ -169,7 +180,11 @@ def measure(method: str, folder: Path, config: RunConfig) -> dict[str, float]:
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     images = config.train.steps * config.train.batch
-    return {"images_per_second": images / wall, "images_per_cpu_second": images / cpu}
+    return {
+        "images_per_second": images / wall,
+        "images_per_cpu_second": images / cpu,
+        "start_seconds": start_seconds,
+    }
 
 
 def run_in_fresh_process(method: str, folder: Path, config: RunConfig) -> dict[str, float]:
@@ -181,13 +196,13 @@ def run_in_fresh_process(method: str, folder: Path, config: RunConfig) -> dict[s
     return found
 
 
-def compare(config: RunConfig, rounds: int) -> dict[str, object]:
+def compare(config: RunConfig, rounds: int, methods: Sequence[str]) -> dict[str, object]:
     """Let the methods take turns, and sum up."""
-    found: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), config.train.patch_px)
         for number in range(rounds):
-            for method in METHODS:
+            for method in methods:
                 found[method].append(run_in_fresh_process(method, Path(folder), config))
                 print(f"round {number + 1}: {method} {found[method][-1]}", flush=True)
 
@@ -198,7 +213,7 @@ def compare(config: RunConfig, rounds: int) -> dict[str, object]:
     summary: dict[str, object] = {
         f"{key} / {other}": round(ratio(other, key), 2)
         for key in ("images_per_second", "images_per_cpu_second")
-        for other in ("student", "synthetic")
+        for other in methods[1:]
     }
     return {"ratios": summary, "rounds": found}
 
@@ -211,6 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compiled", action="store_true", help="measure torch.compile, too")
     parser.add_argument("--child", nargs=3, metavar=("METHOD", "FOLDER", "CONFIG"), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
@@ -220,7 +236,7 @@ def main() -> None:
     network: NetworkConfig = NETWORKS[told.network]
     train = TrainConfig(window=32, steps=told.steps, batch=4, patch_px=256)
     config = RunConfig(network=network, train=train, threads=told.threads, device=told.device)
-    result = compare(config, told.rounds)
+    result = compare(config, told.rounds, METHODS if told.compiled else METHODS[:-1])
     result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     result |= {"torch": torch.__version__, "network": network.model_dump()}
     RESULTS.mkdir(exist_ok=True)
