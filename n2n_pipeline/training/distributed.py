@@ -16,12 +16,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from n2n_pipeline.errors import ExitCode, InputError, Stopped
+from n2n_pipeline.records import stop_requested
 
-REASON_SECONDS = 3
-"""Time that the process which has the reason is given to end before those that lost it: a launcher stops all as
-soon as one ends."""
+REASON = "reason"
+"""Key under which a process that fails notes so, before the others lose it."""
+REASON_SECONDS = 20
+"""Longest wait for the launcher to stop a process whose peer has the reason: it stops all as soon as one ends, and
+reports the one that ended first. There may be no launcher."""
+POLL_SECONDS = 0.05
 TIMEOUT = timedelta(minutes=10)
 
 
@@ -97,33 +103,55 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     Raises
     ------
     Stopped
-        If another process died or did not answer in time: running the command again resumes. Processes other than
-        the first end with `ExitCode.PEER`, so that a batch system, which sees the highest code, learns the reason.
+        In the first process, if another was killed or did not answer in time: running the command again resumes.
+    InputError
+        With `ExitCode.PEER` in the other processes, and in all of them if one failed by itself and so has the
+        reason: a batch system, which sees the highest code, then learns that one.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(device=device)
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    store, rank, world = next(rendezvous("env://", timeout=TIMEOUT))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     try:
-        yield Ranks(distributed.get_rank(), world, device)
-    except RuntimeError as error:
+        yield Ranks(rank, world, device)
+    except Exception as error:
         if not _is_lost_peer(error):
+            store.set(REASON, str(rank))
             raise
-        lost = "another process was lost"
-        if distributed.get_rank() == 0:
-            raise Stopped("train", f"{lost}; run the same command again to continue") from error
-        time.sleep(REASON_SECONDS)
-        raise InputError("train", lost, "see what it said", ExitCode.PEER) from error
+        has_reason = _has_reason(store)
+        if rank == 0 and not has_reason:
+            raise Stopped("train", "another process was lost; run the same command again to continue") from error
+        if has_reason:
+            _await_launcher()
+        raise InputError("train", "another process failed", "see what it said", ExitCode.PEER) from error
     finally:
         distributed.destroy_process_group()
 
 
-def _is_lost_peer(error: RuntimeError) -> bool:
+def _has_reason(store: Store) -> bool:
+    """Tell whether a process failed by itself; False, too, where nobody is left to ask."""
+    try:
+        return bool(store.check([REASON]))
+    except RuntimeError:
+        return False
+
+
+def _await_launcher() -> None:
+    """Wait until a signal asks this process to stop, but not for ever."""
+    deadline = time.monotonic() + REASON_SECONDS
+    while not stop_requested() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def _is_lost_peer(error: Exception) -> bool:
     """Tell a broken connection from other errors; those of gloo have no type of their own."""
+    if not isinstance(error, RuntimeError):
+        return False
     text = str(error).lower()
     known = isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
     return known or any(word in text for word in ("gloo", "connection closed", "connection reset", "timed out"))

@@ -1,16 +1,20 @@
 """A training as a SLURM job: the script's text, and a private SLURM of two nodes on this host that runs it."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import launch
 
 from n2n_pipeline.checkpoint import load_model, weights_digest
 from n2n_pipeline.cluster import job_script
@@ -19,9 +23,8 @@ from n2n_pipeline.errors import ExitCode
 from n2n_pipeline.records import is_complete
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import write_movie
-from n2n_pipeline.training import torchrun
 
-PORT = 27817
+STEPS = 150
 SETTINGS = """
 partition: test
 nodes: 2
@@ -66,12 +69,10 @@ def test_the_script_starts_what_the_settings_say():
         ("import os; os.kill(os.getpid(), 9)", ExitCode.STOPPED),  # killed: run it again
     ],
 )
-@pytest.mark.slow
-def test_the_launcher_ends_with_the_code_of_its_process(tmp_path, monkeypatch, code, expected):
+def test_the_launcher_ends_with_the_code_of_its_process(tmp_path, code, expected):
     script = tmp_path / "child.py"
     script.write_text(code)
-    words = ["--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
-    assert torchrun.main([*words, str(script)]) == expected
+    assert launch(script) == expected
 
 
 CONFIGURATION = """ClusterName=n2ntest
@@ -98,6 +99,7 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
+FirstJobId={first_job}
 JobRequeue=1
 ReturnToService=2
 KillWait=5
@@ -105,6 +107,15 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=8
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=8000 State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def configure(root: Path, environment: dict[str, str]) -> dict[str, str]:
@@ -115,7 +126,11 @@ def configure(root: Path, environment: dict[str, str]) -> dict[str, str]:
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     host = socket.gethostname().partition(".")[0]
-    text = CONFIGURATION.format(host=host, root=root, port=PORT, n1=PORT + 1, n2=PORT + 2)
+    port, n1, n2 = free_ports(3)
+    first = random.SystemRandom().randrange(
+        1, 10_000
+    )  # a job's number decides the port on which its processes meet
+    text = CONFIGURATION.format(host=host, root=root, port=port, n1=n1, n2=n2, first_job=first)
     (root / "slurm.conf").write_text(text)
     return {**environment, "SLURM_CONF": str(root / "slurm.conf"), "PATH": f"{environment['PATH']}:/usr/sbin"}
 
@@ -135,9 +150,8 @@ def start_daemons(root: Path, environment: dict[str, str]) -> list[subprocess.Po
     for command in commands:
         with (root / f"{command[0]}.out").open("a") as output:
             running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-        deadline = time.monotonic() + 10
-        while command[0] == "munged" and not (munge / "sock").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        if command[0] == "munged":
+            poll(lambda: (munge / "sock").exists(), 60)
     return running
 
 
@@ -151,11 +165,8 @@ def slurm(environment):
     inside = configure(root, environment)
     daemons = start_daemons(root, inside)
     try:
-        deadline = time.monotonic() + 30
-        while "idle" not in ask(inside, "sinfo", "-h", "-o", "%T"):
-            if time.monotonic() > deadline:
-                pytest.skip("the private SLURM did not start")
-            time.sleep(0.2)
+        if not poll(lambda: ask(inside, "sinfo", "-h", "-o", "%D %T").split() == ["2", "idle"], 120):
+            pytest.skip(f"the private SLURM did not start: {(root / 'slurmctld.log').read_text()[-500:]}")
         yield inside
     finally:
         for daemon in reversed(daemons):
@@ -163,6 +174,16 @@ def slurm(environment):
         for daemon in daemons:
             daemon.wait(20)
         shutil.rmtree(root, ignore_errors=True)
+
+
+def poll(happened: Callable[[], bool], seconds: float) -> bool:
+    """Look again and again until something happened; tell whether it did within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def ask(environment: dict[str, str], *words: str) -> str:
@@ -195,39 +216,42 @@ def submit(slurm: dict[str, str], folder: Path, model: str) -> str:
         "slurm.yaml",
     ]
     words += ["--set", "network={width: 6, depth: 2}", "--threads", "1"]
-    words += ["--set", "train={steps: 150, batch: 4, patch_px: 16, save_every: 1, validate_every: 75}"]
+    words += ["--set", f"train={{steps: {STEPS}, batch: 4, patch_px: 16, save_every: 1, validate_every: {STEPS}}}"]
     done = subprocess.run(words, cwd=folder, env=slurm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[-1]
 
 
-def wait_until(happened, folder: Path) -> None:
-    deadline = time.monotonic() + 300
-    while not happened():
-        if time.monotonic() > deadline:
-            pytest.fail("\n".join(log.read_text() for log in folder.glob("*.log")))
-        time.sleep(0.05)
+def wait_until(happened: Callable[[], bool], folder: Path) -> None:
+    if not poll(happened, 400):
+        pytest.fail("\n".join(log.read_text() for log in folder.glob("*.log")))
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.timeout(900)
-def test_a_job_on_two_nodes_trains_and_one_that_is_signalled_requeues_to_the_same_result(slurm, workplace):
-    submit(slurm, workplace, "whole")
-    wait_until(lambda: is_complete(workplace / "whole"), workplace)
-    assert load_model(workplace / "whole").card.steps == 150
+def start_again_at_once(slurm: dict[str, str], job: str, folder: Path) -> None:
+    """Let a job that requeued itself start; SLURM would hold it for two minutes."""
 
-    job = submit(slurm, workplace, "signalled")
-    states = workplace / "signalled" / "resume"
-    wait_until(lambda: any(states.glob("step-00000001*.json")), workplace)
-    ask(slurm, "scancel", "--signal=TERM", job)
-
-    def waits_again() -> bool:
+    def waits() -> bool:
         told = ask(slurm, "scontrol", "show", "job", job)
         return "Restarts=1" in told and "JobState=PENDING" in told
 
-    wait_until(waits_again, workplace)
-    time.sleep(3)  # slurmd takes a job that starts again in the second in which it was killed for the killed one
-    ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")  # else SLURM holds it for two minutes
+    wait_until(waits, folder)
+    stopped = int(time.time())
+    # slurmd counts whole seconds: a job that starts in the one in which it was stopped is stopped again
+    wait_until(lambda: int(time.time()) > stopped + 1, folder)
+    ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(1800)
+def test_a_job_on_two_nodes_trains_and_one_that_is_signalled_requeues_to_the_same_result(slurm, workplace):
+    submit(slurm, workplace, "whole")
+    wait_until(lambda: is_complete(workplace / "whole"), workplace)
+    assert load_model(workplace / "whole").card.steps == STEPS
+
+    job = submit(slurm, workplace, "signalled")
+    states = workplace / "signalled" / "resume"
+    wait_until(lambda: any(state.stem > f"step-{0:09d}" for state in states.glob("step-*.json")), workplace)
+    ask(slurm, "scancel", "--signal=TERM", job)
+    start_again_at_once(slurm, job, workplace)
     wait_until(lambda: is_complete(workplace / "signalled"), workplace)
     assert weights_digest(workplace / "signalled") == weights_digest(workplace / "whole")
