@@ -29,6 +29,7 @@ from n2n_pipeline.progress import progress as show_progress
 from n2n_pipeline.records import stop_requested
 from n2n_pipeline.training.diary import Row, write_metrics, write_sheet, write_tensorboard
 from n2n_pipeline.training.distributed import Ranks
+from n2n_pipeline.training.gradients import GradientThreads
 from n2n_pipeline.training.losses import weighted_loss
 from n2n_pipeline.training.patches import PatchSampler
 from n2n_pipeline.training.state import TrainingState, copy_into, load_state, save_state
@@ -39,6 +40,8 @@ RAMP_DOWN = 0.4
 SKIPS_IN_ROW = 10
 CAUTION = 0.1
 """Factor on the learning rate after a roll-back."""
+DIVERGED = 2.0
+"""Times the loss of a blank image above which a training failed, however finite its weights."""
 
 _log = logging.getLogger(__name__)
 
@@ -126,6 +129,9 @@ class Trainer:
         judge = deepcopy(state.network).eval().requires_grad_(False)
         self.denoiser = Denoiser(judge, task.card, ranks.device, self.dtype)
         self.resume = task.output / "resume"
+        on_cpu = ranks.device.type == "cpu"
+        share = len(ranks.share(task.config.batch))
+        self.threads = GradientThreads(torch.get_num_threads() if on_cpu else 1, share)
 
     @property
     def progress(self) -> float:
@@ -149,7 +155,7 @@ class Trainer:
         Stopped
             If a signal asked to stop; the state is saved.
         InputError
-            If gradients stay infinite or NaN.
+            If gradients stay infinite or NaN, or nothing was learned that is better than a blank image.
         """
         if not self.ranks.any(load_state(self.resume, self.state)):  # all have looked before one writes
             self._save()
@@ -161,6 +167,17 @@ class Trainer:
                 self._run_steps(batches, show)
         finally:
             batches.close()
+            self.threads.close()
+        self._check_learned()
+
+    def _check_learned(self) -> None:
+        """Refuse weights that learned less than nothing."""
+        card, best = self.task.card, self.state.counters.best_losses
+        blank = score(self.task.validation, np.full_like(self.task.validation.batch.values, card.mean), card.scale)
+        if not best or np.mean(best) > DIVERGED * blank.loss:
+            raise InputError(
+                self.task.output, "training diverged; no weights were saved", "use a lower --set train.lr"
+            )
 
     def _run_steps(self, batches: BatchQueue, show: Callable[[int], None]) -> None:
         before = time.monotonic()
@@ -184,10 +201,7 @@ class Trainer:
         counters = self.state.counters
         peak = self.task.config.lr * CAUTION**counters.rollbacks
         self.state.optimizer.param_groups[0]["lr"] = learning_rate(peak, self.progress)
-        loss = self._loss(batch)
-        self.state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        loss, gradients = self.threads.differentiate(self._loss, batch, self.parameters)
         self.ranks.average(gradients)
         counters.step += 1
         if not bool(get_total_norm(gradients).isfinite()):
@@ -195,8 +209,10 @@ class Trainer:
             counters.skipped_in_row += 1
             return
         counters.skipped_in_row = 0
-        counters.loss_sum += float(loss.detach())
+        counters.loss_sum += float(loss)
         counters.loss_count += 1
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
         self.state.optimizer.step()
         self.state.average_weights(self.task.config.ema_decay)
 

@@ -1,0 +1,71 @@
+"""The gradient of a step, on a CPU by several threads of which each takes some of the patches.
+
+The layers of a small network on small patches are over so soon that threads which share each one spend much of
+their time waiting for each other. So every thread runs the whole network on patches of its own, and the gradients
+are added up, always in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[Sequence[Tensor]], Tensor]
+"""From some of a step's patches to the mean loss of their pixels."""
+
+
+class GradientThreads:
+    """Threads that share out the patches of each step.
+
+    Parameters
+    ----------
+    count : int
+        How many; one, this one, where the device is no CPU.
+    patches : int
+        Most patches of a step, of which a thread takes one at least.
+    """
+
+    def __init__(self, count: int, patches: int) -> None:
+        self._total, self._count = count, max(min(count, patches), 1)
+        self._threads = ThreadPoolExecutor(
+            self._count, "training-gradients", initializer=torch.set_num_threads, initargs=(count // self._count,)
+        )
+
+    def differentiate(
+        self, loss: Loss, batch: Sequence[Tensor], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the mean loss of all patches, and its gradient.
+
+        Parameters
+        ----------
+        loss : callable
+            Mean loss of some patches.
+        batch : sequence of torch.Tensor
+            Parts of a step's patches, which lie along the first axis of each.
+        parameters : sequence of torch.Tensor
+            What the gradient is with respect to.
+        """
+        if self._count == 1:
+            whole = loss(batch)
+            return whole.detach(), list(torch.autograd.grad(whole, parameters))
+        n_patches = len(batch[0])
+
+        def differentiate_share(first: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+            share = [part[first :: self._count] for part in batch]
+            value = loss(share) * (len(share[0]) / n_patches)
+            return value.detach(), torch.autograd.grad(value, parameters)
+
+        values, gradients = zip(*self._threads.map(differentiate_share, range(self._count)), strict=True)
+        for others in gradients[1:]:
+            for total, other in zip(gradients[0], others, strict=True):
+                total.add_(other)
+        return torch.stack(values).sum(), list(gradients[0])
+
+    def close(self) -> None:
+        """End the threads; those to come use as many cores as before."""
+        self._threads.shutdown()
+        if self._count > 1:
+            torch.set_num_threads(self._total)
