@@ -124,6 +124,11 @@ class TrainConfig(Settings):
     ``auto``: every eighth, up to 24, where several windows are given; else none."""
     split: Split = "random"
     """How a window is halved: a fresh random half per sample, or a fixed rule."""
+    detail: float = Field(default=0.0, ge=0, le=1)
+    """Share of patches drawn where the scene has most contrast, for fields that are mostly empty. Others are drawn
+    evenly over the image."""
+    outliers: Literal["keep", "drop"] = "keep"
+    """``drop`` leaves out single values too bright for electrons, such as hits by X-rays."""
     validate_every: Positive = 100
     """Steps between validations on held-out patches."""
     save_every: Positive = 200

@@ -7,6 +7,7 @@ is invented for it here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ class CorrectedMovie:
     """A store's frames, corrected as they are read."""
 
     store: MovieStore
+    brightest: float = math.inf
+    """Values above it are invalid, in their frame alone; in the movie's units."""
 
     def read(self, frames: slice, rows: slice, cols: slice) -> Corrected:
         """Read and correct a part of the movie.
@@ -67,6 +70,8 @@ class CorrectedMovie:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             valid = valid & np.isfinite(values)
             values[~np.isfinite(values)] = 0.0
+        if self.brightest < math.inf:
+            valid = valid & (values <= self.brightest)
         np.multiply(values, valid, out=values)
         return Corrected(values, valid)
 
@@ -77,7 +82,14 @@ class CorrectedMovie:
         ----------
         frames, rows, cols : slice
             As for `read`.
+
+        Raises
+        ------
+        ValueError
+            If some values may be too bright: which, is known of single frames only.
         """
+        if self.brightest < math.inf:
+            raise ValueError("raw sums hold values that are too bright; use read")
         counts = self.store.read(frames, rows, cols)
         dark, gain, defects = self.store.references
         valid = np.ones(counts.shape[1:], bool) if defects is None else ~defects[rows, cols]

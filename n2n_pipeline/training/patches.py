@@ -18,6 +18,7 @@ from n2n_pipeline.config import Split
 from n2n_pipeline.filling import FILL_REACH, fill_unseen
 from n2n_pipeline.halving import split_window
 from n2n_pipeline.ladder import level_frames, split_around
+from n2n_pipeline.training.detail import draw_start
 from n2n_pipeline.training.pool import Pool, Slot
 
 Floats = npt.NDArray[np.float32]
@@ -58,6 +59,8 @@ class Recipe(NamedTuple):
     patch_px: int
     target: int = 0
     """Of a ladder: frames about the middle one, whose other half is the target. 0 where it is no ladder."""
+    detail: float = 0.0
+    """Share of patches drawn by contrast."""
 
 
 class Deal(NamedTuple):
@@ -97,7 +100,7 @@ class PatchSampler:
         slot = self._pool.choose(key[1], rng)
         deal = self._deal(slot, rng)
         side = self._recipe.patch_px
-        y, x = (_draw_place(part, side, rng) for part in slot.region[1:])
+        y, x = self._draw_start(slot, rng)
         pair = average_halves(slot, deal, (range(y, y + side), range(x, x + side)))
         weight = pair.weight / deal.full
         for block in self._held_out[slot.movie]:
@@ -113,6 +116,13 @@ class PatchSampler:
         window = windows[int(rng.integers(len(windows)))] if len(windows) > 1 else windows[0]
         groups = _draw_groups(slot, window, rng)
         return deal_window(groups, split_groups(len(groups), self._recipe.split, rng), window)
+
+    def _draw_start(self, slot: Slot, rng: np.random.Generator) -> tuple[int, int]:
+        _, rows, cols = slot.region
+        side, share = self._recipe.patch_px, self._recipe.detail
+        if slot.detail is not None and share and rng.random() < share:
+            return draw_start(slot.detail, (rows, cols), side, rng)
+        return _draw_place(rows, side, rng), _draw_place(cols, side, rng)
 
 
 def _draw_groups(slot: Slot, window: int, rng: np.random.Generator) -> range:

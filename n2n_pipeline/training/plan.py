@@ -7,6 +7,7 @@ is continued elsewhere, or whose movie was swept again, goes on as it began.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,13 +30,14 @@ from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training.exposures import Exposures, pair_exposures
-from n2n_pipeline.training.patches import Block, PatchSampler, Recipe, plan_held_out
+from n2n_pipeline.training.outliers import without_outliers
+from n2n_pipeline.training.patches import Batch, Block, PatchSampler, Recipe, plan_held_out
 from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
 
 NORMALISATION_PATCHES = 64
 HELD_OUT_EVERY = 8  # frames, one of which is kept from training
-MEDIAN_NEEDS = 0.7  # counts per half-window below which the median of a Poisson variable is 0
+MEDIAN_NEEDS = 0.7  # electrons per half-window below which the median of a Poisson variable is 0
 MODE_NEEDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class TrainingPlan(Settings):
     split: Split
     seed: int
     patch_px: int
+    detail: float = 0.0
     mean: float
     scales: tuple[float, ...]
     """Of each level of a ladder, or the only one."""
@@ -75,7 +78,7 @@ class TrainingPlan(Settings):
     @property
     def recipe(self) -> Recipe:
         """How patches are drawn."""
-        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target)
+        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target, self.detail)
 
     @property
     def ladder(self) -> tuple[int, ...]:
@@ -117,7 +120,10 @@ def open_movies(paths: Sequence[Path], config: TrainConfig | None = None) -> Mov
             raise InputError(path, f"{n_frames} frame; pairs need at least 2")
         held_out = plan_held_out_frames(n_frames, config)
         movies.held_out[content_digest(path)] = held_out
-        movies.frames.append(MovieFrames(CorrectedMovie(store), held_out))
+        movie = CorrectedMovie(store)
+        movies.frames.append(
+            MovieFrames(without_outliers(movie) if config.outliers == "drop" else movie, held_out)
+        )
         movies.digests.append(_digest_store(path))
         if n_frames > longest:
             longest, movies = n_frames, movies._replace(first_store=path)
@@ -143,6 +149,7 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         windows=windows,
         target=target,
         split=config.train.split,
+        detail=config.train.detail,
         seed=config.seed,
         patch_px=_fit_patch(movies.frames, config.train.patch_px, stride(network)),
         mean=0.0,
@@ -152,8 +159,9 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
-    mean, scales = measure_normalisation(movies, plan, pool_bytes)
-    _warn_of_low_counts(config, mean * (target or min(windows)) / 2)
+    sample = _draw_sample(movies, plan, pool_bytes)
+    mean, scales = measure_normalisation(sample)
+    _warn_of_low_counts(config, estimate_electrons(sample, target) * (target or min(windows)) / 2)
     return plan.model_copy(update={"mean": mean, "scales": scales})
 
 
@@ -178,20 +186,15 @@ def _describe(ladder: tuple[int, ...]) -> str:
     return f"a ladder of {', '.join(map(str, ladder))} frames" if ladder else "one window at a time"
 
 
-def measure_normalisation(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> tuple[float, tuple[float, ...]]:
-    """Measure the mean and the spread of half-window averages on random patches.
+def measure_normalisation(sample: Batch) -> tuple[float, tuple[float, ...]]:
+    """Measure the mean and the spread of half-window averages.
 
     Of a ladder, the spreads are those of `subtract_levels`; where two levels hold the same frames, that of the
     longest. The spread is half the range that holds the central 68 %, or the standard deviation where most values
     are equal, as in movies of very few counts.
     """
-    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
-    try:
-        sampler = PatchSampler(pool, plan.recipe, plan.held_out)
-        batch = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
-    finally:
-        pool.close()
-    values, seen = (part if plan.target else part[:, None] for part in (batch.values, batch.counts > 0))
+    is_ladder = sample.values.ndim > sample.target.ndim
+    values, seen = (part if is_ladder else part[:, None] for part in (sample.values, sample.counts > 0))
     mean = float(values[seen].mean(dtype=np.float64)) if seen.any() else 0.0
     steps = subtract_levels(torch.from_numpy(values), mean).numpy()
     spreads = [_spread(steps[:, level][seen[:, level]]) for level in range(steps.shape[1])]
@@ -205,6 +208,39 @@ def _spread(values: npt.NDArray[np.float32]) -> float:
         return 0.0
     low, high = np.percentile(values.astype(np.float64), (15.87, 84.13))
     return float((high - low) / 2) or float(values.std(dtype=np.float64))
+
+
+def estimate_electrons(sample: Batch, ladder_target: int = 0) -> float:
+    """Estimate how many electrons a pixel of one frame holds, whatever the camera makes of each.
+
+    As if they alone made the noise: their number is the squared mean over the variance, which the difference of
+    two halves shows. Read noise and a spread of the signal per electron make it too low, shared charge too high.
+
+    Parameters
+    ----------
+    sample : Batch
+        Patches.
+    ladder_target : int
+        Frames about the target, both halves together; 0 where either half of a window has as many as the other.
+    """
+    is_ladder = sample.values.ndim > sample.target.ndim
+    nearest, count = (part[:, 0] if is_ladder else part for part in (sample.values, sample.counts))
+    seen = (count > 0) & (sample.weight > 0)
+    values, target, frames = (part[seen].astype(np.float64) for part in (nearest, sample.target, count))
+    if not len(values):
+        return 0.0
+    others = sample.weight[seen].astype(np.float64) * ladder_target / 2 if is_ladder else frames
+    variance = float(np.mean((values - target) ** 2 / (1 / frames + 1 / others)))
+    return float(values.mean()) ** 2 / variance if variance else math.inf
+
+
+def _draw_sample(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> Batch:
+    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
+    try:
+        sampler = PatchSampler(pool, plan.recipe, plan.held_out)
+        return sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
+    finally:
+        pool.close()
 
 
 def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps: int) -> ModelCard:
@@ -306,12 +342,12 @@ def _fit_patch(movies: Sequence[Frames], patch_px: int, step: int) -> int:
     return fitted
 
 
-def _warn_of_low_counts(config: RunConfig, counts: float) -> None:
+def _warn_of_low_counts(config: RunConfig, electrons: float) -> None:
     needed = {"l1": MEDIAN_NEEDS, "l0": MODE_NEEDS}.get(config.train.loss, 0.0)
-    if counts < needed:
+    if electrons < needed:
         _log.warning(
-            "half a window holds %.2g counts per pixel: below %g, loss %s would learn 0; use l2",
-            counts,
+            "half a window holds about %.2g electrons per pixel: below %g, loss %s would learn 0; use l2",
+            electrons,
             needed,
             config.train.loss,
         )

@@ -11,13 +11,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.training.detail import measure_detail
 from n2n_pipeline.training.stacks import Frames, Region, Stack, group_size, stack_bytes, whole_region
 
 Sums = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.uint16]
 
 REGION_PX = 512
 REGION_WINDOWS = 4
@@ -34,19 +38,31 @@ class Slot(NamedTuple):
     stack: Stack
     group_size: int
     typical_value: float
+    detail: npt.NDArray[np.float64] | None = None
+    """Share of draws by contrast, see `detail.measure_detail`; None where patches are drawn evenly."""
 
     def sum_groups(self, groups: Sequence[int], place: tuple[range, range]) -> tuple[Sums, Ints]:
         """Sum some groups of frames, and the frames in them, at rows and columns of the movie."""
-        rows, cols = (
-            slice(part.start - whole.start, part.stop - whole.start)
-            for part, whole in zip(place, self.region[1:], strict=True)
-        )
-        shape = (len(place[0]), len(place[1]))
-        total, count = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
-        for group in groups:
-            total += self.stack.sums[group, rows, cols]
-            count += self.stack.counts[group, rows, cols]
+        first = [part.start - whole.start for part, whole in zip(place, self.region[1:], strict=True)]
+        total = np.zeros((len(place[0]), len(place[1])), np.float32)
+        count = np.zeros(total.shape, np.uint16)
+        _add_groups(*self.stack, np.asarray(groups, np.int64), first[0], first[1], total, count)
         return total.astype(np.float64), count.astype(np.int64)
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_groups(  # noqa: PLR0913  # compiled code takes no tuples of arrays of several types
+    sums: Floats, counts: Counts, groups: Ints, row: int, col: int, total: Floats, count: Counts
+) -> None:
+    """Add some groups' sums and counts, from a row and column on, in one pass that lets other threads run."""
+    height, width = total.shape
+    for group in groups:
+        for y in range(height):
+            total_row, count_row = total[y], count[y]
+            sums_row, counts_row = sums[group, row + y, col:], counts[group, row + y, col:]
+            for x in range(width):
+                total_row[x] += sums_row[x]
+                count_row[x] += counts_row[x]
 
 
 class Choice(NamedTuple):
@@ -69,9 +85,19 @@ class Pool:
         Start of the random choice of regions.
     memory_bytes : int
         How much may be held; movies that fit together are held whole.
+    with_detail : bool
+        Measure where each region has contrast.
     """
 
-    def __init__(self, movies: Sequence[Frames], windows: Sequence[int], seed: int, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        movies: Sequence[Frames],
+        windows: Sequence[int],
+        seed: int,
+        memory_bytes: int,
+        with_detail: bool = False,
+    ) -> None:
+        self._with_detail = with_detail
         self._movies, self._seed, self._longest = movies, seed, max(windows)
         self._group_size = group_size(min(windows))
         frames = np.array([movie.n_frames for movie in movies], np.float64)
@@ -123,7 +149,8 @@ class Pool:
         choice = self._wholes[key[0]] if self._is_whole else self._draw_region(key)
         movie = self._movies[choice.movie]
         stack = movie.read_stack(choice.region, self._group_size)
-        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value)
+        detail = measure_detail(stack) if self._with_detail else None
+        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value, detail)
 
     def _draw_region(self, key: tuple[int, int]) -> Choice:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, POOL, *key))))

@@ -90,8 +90,6 @@ def _lead(movies: Movies, output: Path, config: RunConfig, ranks: Ranks, ledger:
     plan = _resolve_plan(movies, output, config)
     ranks.wait()
     state = _train(movies, output, config, plan, ranks)
-    if not state.counters.best_losses:
-        raise InputError(output, "training diverged; no weights were saved", "use a lower --set train.lr")
     copy_into(list(state.network.parameters()), state.best)
     card = describe_model(plan, movies, config, state.counters.step)
     with ledger.writing(UNIT):
@@ -150,7 +148,7 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         todo = f"use --device {plan.device} or --restart"
         raise InputError(output, f"was begun on {plan.device}, not {ranks.device}", todo, ExitCode.UNAVAILABLE)
     state = TrainingState(_start_network(plan, config, ranks.device))
-    pool = Pool(movies.frames, plan.windows, plan.seed, _memory_bytes(config))
+    pool = Pool(movies.frames, plan.windows, plan.seed, _memory_bytes(config), plan.detail > 0)
     task = Task(
         config.train,
         describe_model(plan, movies, config, 0),

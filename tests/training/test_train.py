@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import KILLED
 
 from n2n_pipeline import records
 from n2n_pipeline.checkpoint import load_model, weights_digest
@@ -99,16 +100,20 @@ def test_a_training_asked_to_stop_continues_to_the_same_bytes(trained, movie, tm
 CHILD = """
 import sys
 from pathlib import Path
+from faults import counted
 from n2n_pipeline.config import RunConfig
 from n2n_pipeline.training import train_model
-train_model([Path(sys.argv[1])], Path(sys.argv[2]), RunConfig.model_validate_json(sys.argv[3]))
+movie, output, config, at = sys.argv[1:]
+with counted(int(at)):
+    train_model([Path(movie)], Path(output), RunConfig.model_validate_json(config))
 """
 
 
-def start_child(movie: Path, output: Path, config: RunConfig) -> subprocess.Popen:
-    words = [sys.executable, "-c", CHILD, str(movie), str(output), config.model_dump_json()]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+def start_child(movie: Path, output: Path, config: RunConfig, at: int = 0) -> subprocess.Popen:
+    """Train in another process, which dies at its file operation number ``at``, if that is not 0."""
+    words = [sys.executable, "-c", CHILD, str(movie), str(output), config.model_dump_json(), str(at)]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
     return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
 
 
@@ -129,13 +134,12 @@ def test_kills_at_ten_moments_leave_the_same_bytes(movie, tmp_path):
     whole = start_child(movie, tmp_path / "whole", config)
     assert whole.wait() == 0
     draw = random.Random(0)
-    for moment in range(10):
-        kill_at(
-            tmp_path / "killed",
-            18 * moment,
-            draw.uniform(0, 0.05),
-            start_child(movie, tmp_path / "killed", config),
-        )
+    for moment in range(5):  # between two steps, in one, or in what follows it
+        child = start_child(movie, tmp_path / "killed", config)
+        kill_at(tmp_path / "killed", 18 * moment, draw.uniform(0, 0.05), child)
+    for _ in range(5):  # in the middle of saving: writing, flushing, renaming or removing a file
+        child = start_child(movie, tmp_path / "killed", config, at=draw.randint(1, 150))
+        assert child.wait(120) == KILLED
     train_model([movie], tmp_path / "killed", config)
     assert weights_digest(tmp_path / "killed") == weights_digest(tmp_path / "whole")
     assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
@@ -208,6 +212,14 @@ def test_other_settings_are_refused_until_told_to_start_again(movie, tmp_path):
 def test_a_learning_rate_that_blows_up_is_refused_and_no_weights_are_saved(movie, tmp_path):
     with pytest.raises(InputError, match=r"not finite; use a lower --set train\.lr"):
         train_model([movie], tmp_path / "model", told(lr=1e30, steps=60))
+    assert not (tmp_path / "model" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("rate", [1e2, 1e5, 1e9])
+def test_a_learning_rate_that_learns_nothing_but_finite_numbers_is_refused_too(movie, tmp_path, rate):
+    with pytest.raises(InputError, match=r"use a lower --set train\.lr") as error:
+        train_model([movie], tmp_path / "model", told(lr=rate, steps=60))
+    assert error.value.code == ExitCode.BAD_DATA
     assert not (tmp_path / "model" / "weights.safetensors").exists()
 
 
@@ -351,11 +363,41 @@ def test_a_gpu_trains_what_a_cpu_does(movie, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-@pytest.mark.parametrize("loss", ["l1", "l0"])
-def test_a_loss_that_learns_zero_from_few_counts_is_warned_of(tmp_path, caplog, loss):
-    write_movie(tmp_path / "movie.zarr", simulate_movie((16, 32, 32), dose=0.1).counts)
+@pytest.mark.parametrize("counts_per_electron", [1, 206])
+@pytest.mark.parametrize(
+    ("loss", "dose", "warned"),
+    [("l1", 0.1, True), ("l0", 0.1, True), ("l1", 1.0, False), ("l0", 1.0, False), ("l2", 0.1, False)],
+)
+def test_a_loss_that_learns_zero_from_few_electrons_is_warned_of(
+    tmp_path, caplog, loss, dose, warned, counts_per_electron
+):
+    counts = counts_per_electron * simulate_movie((16, 32, 32), dose=dose).counts
+    write_movie(tmp_path / "movie.zarr", counts.astype(np.uint16))
     train_model([tmp_path / "movie.zarr"], tmp_path / "model", told(loss=loss, steps=2))
-    assert "use l2" in caplog.text
+    assert ("use l2" in caplog.text) == warned
+
+
+def test_hits_by_x_rays_change_what_is_learned_unless_they_are_left_out(tmp_path):
+    counts = simulate_movie((16, 48, 48), dose=1.0).counts
+    struck = counts.copy()
+    struck[[3, 8], [5, 30], [17, 40]] = 60_000
+    means = {}
+    for name, frames, outliers in (
+        ("clean", counts, "keep"),
+        ("kept", struck, "keep"),
+        ("dropped", struck, "drop"),
+    ):
+        write_movie(tmp_path / f"{name}.zarr", frames)
+        train_model([tmp_path / f"{name}.zarr"], tmp_path / name, told(outliers=outliers, steps=2))
+        means[name] = load_model(tmp_path / name).card.mean
+    assert means["dropped"] == pytest.approx(means["clean"], rel=0.01)
+    assert means["kept"] > 2 * means["clean"]
+
+
+def test_patches_by_contrast_train_and_are_repeated_to_the_bit(movie, tmp_path):
+    for name in ("one", "two"):
+        train_model([movie], tmp_path / name, told(detail=0.5, steps=3))
+    assert weights_digest(tmp_path / "one") == weights_digest(tmp_path / "two")
 
 
 def test_the_plan_outlives_a_change_of_threads(movie, tmp_path, monkeypatch, caplog):
