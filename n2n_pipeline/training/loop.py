@@ -173,7 +173,7 @@ class Trainer:
     def _check_learned(self) -> None:
         """Refuse weights that learned less than nothing."""
         card, best = self.task.card, self.state.counters.best_losses
-        blank = score(self.task.validation, np.full_like(self.task.validation.batch.values, card.mean), card.scale)
+        blank = score(self.task.validation, np.full_like(self.task.validation.batch.target, card.mean), card.scale)
         if not best or np.mean(best) > DIVERGED * blank.loss:
             raise InputError(
                 self.task.output, "training diverged; no weights were saved", "use a lower --set train.lr"
