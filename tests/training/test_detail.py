@@ -68,7 +68,7 @@ class Striped:
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.1, 0.4), (1.0, 0.85, 1.0)])
 def test_the_share_decides_how_many_patches_show_the_detail(share, least, most):
     pool = Pool([Striped()], (8,), 0, 2**30, with_detail=share > 0)
-    sampler = PatchSampler(pool, Recipe(0, (8,), "random", 32, share), [()])
+    sampler = PatchSampler(pool, Recipe(0, (8,), "random", 32, detail=share), [()])
     batch = sampler.draw_batch(0, range(200))
     shown = float(np.mean(batch.values.std(axis=(1, 2)) > 0.1))
     assert least < shown < most
