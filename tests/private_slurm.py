@@ -107,6 +107,9 @@ def slurm(environment):
             pytest.skip(f"the private SLURM did not start: {(root / 'slurmctld.log').read_text()[-500:]}")
         yield inside
     finally:
+        if ask(inside, "squeue", "-h"):  # without its daemons, what a job started would stay behind
+            ask(inside, "scancel", f"--user={os.geteuid()}")
+            poll(lambda: not ask(inside, "squeue", "-h"), 60)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
