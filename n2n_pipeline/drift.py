@@ -5,7 +5,8 @@ Each frame is compared with the mean of its neighbours, itself left out, every s
 signal that the mean is measured to hold there. What one frame says of its own position is an observation with a
 known variance; all of them together, under the prior that drift is a random walk about a constant velocity, give
 the path (a Kalman smoother), and the strength of that walk is estimated from the movie too. So a still movie is
-held still and a jerky one may jerk, with nothing to set.
+held still and a jerky one may jerk, with nothing to set. Frames that lie far from the path, since the scene has
+jumped, are looked for all over the image.
 
 Shifts are in pixels ``(y, x)``, added to a frame-0 coordinate to find it in frame t.
 """
@@ -13,7 +14,7 @@ Shifts are in pixels ``(y, x)``, added to a frame-0 coordinate to find it in fra
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,36 +24,20 @@ from torch import Tensor
 from n2n_pipeline.config import AlignConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
-from n2n_pipeline.progress import progress
+from n2n_pipeline.jumps import agrees, undo_jumps
+from n2n_pipeline.spectra import Spectra, read_spectra, ring_mean, ring_sum, undo_shifts, whiten
 from n2n_pipeline.store import MovieStore, Shifts, open_store, write_shifts
 
 Floats = npt.NDArray[np.float64]
 
-SPECTRA_BYTES = 2**30  # budget of the kept spectra; larger movies are binned more
-SMALLEST_SIDE_PX = 256  # binning stops here
-EDGE_TAPER = 1 / 8  # share of each side over which a frame fades out, against the cross of its own borders
 SEGMENT = 64  # frames whose first path is a constant velocity, and half the reach of a frame's reference
 FASTEST = 3.0  # binned px per frame, largest velocity tried
 ANNEALING = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per binned px: coarse to fine, so that no wrong peak is met
 SETTLED_PX = 0.01
+FREEDOM = 4.0  # degrees of freedom of Student's t
+STEP_ROUNDS = 4
 SURE = 4.0  # standard errors by which a moving scene must fit better than a still one
 ALIGNED = 0.5  # confidence under which a frame is not claimed as aligned
-
-
-class Spectra(NamedTuple):
-    """Frames in Fourier space: half a plane, band-limited, divided by the noise's own amplitude."""
-
-    values: Tensor
-    """``(t, k)`` complex64."""
-    ky: Tensor
-    """``(k,)`` cycles per binned pixel."""
-    kx: Tensor
-    weight: Tensor
-    """``(k,)`` 2 where the other half-plane holds a mirror image, else 1."""
-    ring: Tensor
-    """``(k,)`` number of the ring a frequency lies in."""
-    bin: int
-    """Camera pixels per binned pixel."""
 
 
 class Path2D(NamedTuple):
@@ -100,10 +85,13 @@ def estimate_drift(store: MovieStore, config: AlignConfig | None = None, device:
     if n_frames < 2:
         raise InputError(store.path, f"{n_frames} frame; pairs need at least 2")
     config = config or AlignConfig()
-    spectra = _whiten(_read_spectra(CorrectedMovie(store), config, torch.device(device)))
-    first = _first_path(spectra, config)
-    path = _refine(spectra, first, config)
+    spectra = whiten(read_spectra(CorrectedMovie(store), config, torch.device(device)))
+    path = _refine(spectra, _first_path(spectra, config), config)
+    jumped = undo_jumps(spectra, path.position)
+    if jumped is not None:
+        path = _refine(spectra, jumped, config)
     confidence = 1.0 - np.exp(-0.5 / (path.variance.mean(axis=1) * spectra.bin**2))
+    confidence *= agrees(spectra, path.position)
     if np.median(confidence) < ALIGNED:
         return Shifts(np.zeros((n_frames, 2)), np.zeros(n_frames))
     return Shifts((path.position - path.position[0]) * spectra.bin, confidence)
@@ -120,89 +108,6 @@ def describe_shifts(shifts: Shifts) -> str:
     return sentence + (f"; {len(unsure)} frames unsure (first: {unsure[0]})" if len(unsure) else "")
 
 
-def _read_spectra(movie: CorrectedMovie, config: AlignConfig, device: torch.device) -> Spectra:
-    n_frames, *sides = movie.store.info.shape
-    binning = _choose_bin(n_frames, tuple(sides), config.max_frequency_per_px)
-    height, width = (side // binning for side in sides)
-    ky, kx = np.meshgrid(np.fft.fftfreq(height), np.fft.rfftfreq(width), indexing="ij")
-    radius = np.hypot(ky, kx)
-    keep = (radius > 0) & (radius <= config.max_frequency_per_px)
-    taper = torch.from_numpy(np.outer(_taper(height), _taper(width))).float().to(device)
-    kept = torch.from_numpy(keep).to(device)
-    values = torch.empty((n_frames, int(keep.sum())), dtype=torch.complex64, device=device)
-    step = movie.store.array.shards[0] if movie.store.array.shards else 1
-    with progress("align: reading", n_frames, "frames") as advance:
-        for start in range(0, n_frames, step):
-            frames = movie.read(slice(start, min(start + step, n_frames)), slice(None), slice(None))
-            filled = np.where(frames.valid, frames.values, _valid_means(*frames))
-            binned = torch.from_numpy(_bin(filled, binning)).to(device)
-            binned = (binned - binned.mean(dim=(1, 2), keepdim=True)) * taper
-            values[start : start + len(binned)] = torch.fft.rfft2(binned)[:, kept]
-            advance(len(binned))
-    weight = np.where(kx > 0, 2.0, 1.0)
-    ring = np.rint(radius * min(height, width))
-    on_device = [torch.from_numpy(part[keep].astype(np.float32)).to(device) for part in (ky, kx, weight, ring)]
-    return Spectra(values, on_device[0], on_device[1], on_device[2], on_device[3].long(), binning)
-
-
-def _choose_bin(n_frames: int, sides: tuple[int, ...], highest: float) -> int:
-    """Choose the least binning whose spectra fit the budget."""
-    binning = 1
-    while min(sides) // (binning + 1) >= SMALLEST_SIDE_PX:
-        kept = np.pi / 2 * highest**2 * np.prod([side // binning for side in sides])
-        if 8 * n_frames * kept <= SPECTRA_BYTES and max(sides) // binning <= 4 * SMALLEST_SIDE_PX:
-            break
-        binning += 1
-    return binning
-
-
-def _bin(frames: npt.NDArray[np.float32], by: int) -> npt.NDArray[np.float32]:
-    if by == 1:
-        return frames
-    n, height, width = frames.shape
-    trimmed = frames[:, : height // by * by, : width // by * by]
-    return np.asarray(trimmed.reshape(n, height // by, by, width // by, by).mean(axis=(2, 4), dtype=np.float32))
-
-
-def _valid_means(values: npt.NDArray[Any], valid: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """``(t, 1, 1)`` mean of each frame's valid pixels."""
-    seen = np.broadcast_to(valid, values.shape).sum(axis=(1, 2), keepdims=True)
-    return np.asarray(values.sum(axis=(1, 2), keepdims=True, dtype=np.float64) / np.maximum(seen, 1), np.float32)
-
-
-def _taper(size: int) -> Floats:
-    window = np.ones(size)
-    edge = int(size * EDGE_TAPER)
-    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / max(edge, 1))
-    window[:edge], window[size - edge :] = rise, rise[::-1]
-    return window
-
-
-def _ring_sum(power: Tensor, spectra: Spectra) -> Tensor:
-    """Sum ``(k,)`` over each ring and give every frequency its ring's value."""
-    size = int(spectra.ring.max()) + 1
-    zeros = torch.zeros(size, dtype=power.dtype, device=power.device)
-    return zeros.index_add(0, spectra.ring, power * spectra.weight)[spectra.ring]
-
-
-def _ring_mean(power: Tensor, spectra: Spectra) -> Tensor:
-    return _ring_sum(power, spectra) / _ring_sum(torch.ones_like(power), spectra)
-
-
-def _whiten(spectra: Spectra) -> Spectra:
-    """Divide by the amplitude of a single frame, which at these doses is the noise's."""
-    power = spectra.values.abs().square().mean(dim=0)
-    amplitude = _ring_mean(power, spectra).clamp(min=1e-20).sqrt()
-    return spectra._replace(values=spectra.values / amplitude)
-
-
-def _aligned(spectra: Spectra, position: Floats) -> Tensor:
-    """Undo the shifts: ``(t, k)`` spectra times the phase of each frame's position."""
-    where = torch.from_numpy(position.astype(np.float32)).to(spectra.values.device)
-    angle = 2 * torch.pi * (where[:, :1] * spectra.ky + where[:, 1:] * spectra.kx)
-    return spectra.values * torch.polar(torch.ones_like(angle), angle)
-
-
 def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
     """Find a path to start from: constant velocities over segments, and the segments' own drift."""
     n_frames = len(spectra.values)
@@ -214,7 +119,7 @@ def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
         if len(pieces) > 1:
             path = _refine(part, path, config).position
             path -= path.mean(axis=0)
-            means.append(_aligned(part, path).sum(dim=0) / len(piece) ** 0.5)
+            means.append(undo_shifts(part, path).sum(dim=0) / len(piece) ** 0.5)
         paths.append(path)
     if len(pieces) == 1:
         return paths[0]
@@ -265,14 +170,14 @@ def _power_along(spectra: Spectra, vy: float, speeds: list[float]) -> list[Tenso
 
 def _refine(spectra: Spectra, position: Floats, config: AlignConfig) -> Path2D:
     """Alternate between the reference and the path, from coarse to fine detail, until the path settles."""
-    walk = np.ones(2)
+    walk = np.ones((2, len(position)))
     bands = [band for band in ANNEALING if band < config.max_frequency_per_px] + [config.max_frequency_per_px]
     path = Path2D(position, np.ones_like(position))
     for band in bands:
         for _ in range(config.iterations):
             observed, information = _observe(spectra, path.position, band)
             smoothed = [_smooth(observed[:, a], information[:, a], walk[a], path.position[:, a]) for a in (0, 1)]
-            walk = np.array([part.walk for part in smoothed])
+            walk = np.stack([part.walk for part in smoothed])
             updated = Path2D(
                 np.stack([part.mean for part in smoothed], axis=1),
                 np.stack([part.variance for part in smoothed], axis=1),
@@ -296,11 +201,11 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
     tuple of numpy.ndarray
         ``(t, 2)`` observed positions, binned px, and ``(t, 2)`` information (inverse variance).
     """
-    aligned = _aligned(spectra, position)
+    aligned = undo_shifts(spectra, position)
     in_band = spectra.weight * (torch.hypot(spectra.ky, spectra.kx) <= band)
     wave = 2 * torch.pi * torch.stack((spectra.ky, spectra.kx))
     # A ring's mean power strays by 1 / √(frequencies in it); what is no more than that is not taken for signal.
-    noise = 1 + _ring_sum(torch.ones_like(spectra.weight), spectra).rsqrt()
+    noise = 1 + ring_sum(torch.ones_like(spectra.weight), spectra).rsqrt()
     pieces = torch.arange(len(aligned)).tensor_split(max(-(-len(aligned) // SEGMENT), 1))
     sums = torch.stack([aligned[piece[0] : piece[-1] + 1].sum(dim=0) for piece in pieces])
     gradient, information = [], []
@@ -308,7 +213,7 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
         near = slice(max(number - 1, 0), number + 2)
         n_near = sum(len(p) for p in pieces[near])
         total = sums[near].sum(dim=0)
-        power = _ring_mean((total / n_near).abs().square(), spectra)
+        power = ring_mean((total / n_near).abs().square(), spectra)
         signal = (power - noise / n_near).clamp(min=0) * (n_near / max(n_near - 1, 1))
         wiener = signal / (signal + 1 / max(n_near - 1, 1))
         own = aligned[piece[0] : piece[-1] + 1]
@@ -325,33 +230,43 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
 class _Smoothed(NamedTuple):
     mean: Floats
     variance: Floats
-    walk: float
+    walk: Floats
 
 
-def _smooth(observed: Floats, information: Floats, walk: float, before: Floats, rounds: int = 5) -> _Smoothed:
+def _smooth(observed: Floats, information: Floats, walk: Floats, before: Floats, rounds: int = 5) -> _Smoothed:
     """Smooth positions along time under a random walk about a constant velocity, both estimated (EM).
 
-    Rauch, Tung & Striebel (1965), AIAA J. 3, 1445-1450; Shumway & Stoffer (1982), J. Time Ser. Anal. 3, 253-264.
+    The steps of the walk are Student's t, so that a movie that jumps once is smoothed before and after as if it
+    had not: each step has a variance of its own, ``(t,)``.
+
+    Rauch, Tung & Striebel (1965), AIAA J. 3, 1445-1450; Shumway & Stoffer (1982), J. Time Ser. Anal. 3, 253-264;
+    Lange, Little & Taylor (1989), J. Am. Stat. Assoc. 84, 881-896.
     """
     mean, variance = before, np.ones_like(before)
-    velocity = (before[-1] - before[0]) / max(len(before) - 1, 1)
+    velocity = float(np.median(np.diff(before))) if len(before) > 1 else 0.0
     for _ in range(rounds):
         mean, variance, lagged = _kalman(observed, information, walk, velocity)
-        velocity = (mean[-1] - mean[0]) / max(len(mean) - 1, 1)
-        residual = np.diff(mean) - velocity
-        if len(residual):
-            walk = max(float(np.mean(residual**2 + variance[1:] + variance[:-1] - 2 * lagged[1:])), 1e-6)
+        steps = np.diff(mean)
+        square = (steps - velocity) ** 2 + variance[1:] + variance[:-1] - 2 * lagged[1:]
+        if not len(square):
+            break
+        scale, weight = float(square.mean()), np.ones_like(square)
+        for _ in range(STEP_ROUNDS):
+            weight = (FREEDOM + 1) / (FREEDOM + square / max(scale, 1e-6))
+            scale = float(np.mean(weight * square))
+        velocity = float(np.average(steps, weights=weight))
+        walk = np.concatenate(([0.0], np.maximum(scale / weight, 1e-6)))
     return _Smoothed(mean, variance, walk)
 
 
-def _kalman(observed: Floats, information: Floats, walk: float, velocity: float) -> tuple[Floats, Floats, Floats]:
+def _kalman(observed: Floats, information: Floats, walk: Floats, velocity: float) -> tuple[Floats, Floats, Floats]:
     """Filter forwards, smooth backwards; return mean, variance and covariance with the frame before."""
     n_frames = len(observed)
     mean, variance, ahead = (np.zeros(n_frames) for _ in range(3))
     m, p = float(observed[0]), 1e6
     for t in range(n_frames):
         if t:
-            m, p = m + velocity, p + walk
+            m, p = m + velocity, p + walk[t]
         ahead[t] = p
         trust = p * information[t] / (1 + p * information[t])
         m, p = m + trust * (observed[t] - m), p * (1 - trust)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from n2n_pipeline.config import AlignConfig
-from n2n_pipeline.drift import _choose_bin, _kalman, align_store, describe_shifts, estimate_drift
+from n2n_pipeline.drift import _kalman, align_store, choose_bin, describe_shifts, estimate_drift
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.simulated import Detector, simulate_movie
 from n2n_pipeline.store import References, Shifts, open_store, write_movie
@@ -89,7 +89,7 @@ def test_the_smoother_weighs_as_least_squares_does():
     difference = np.diff(np.eye(9), axis=0)
     precision = np.diag(information) + difference.T @ difference / step
     mean = np.linalg.solve(precision, information * observed + difference.T @ np.full(8, velocity) / step)
-    smoothed, variance, lagged = _kalman(observed, information, step, velocity)
+    smoothed, variance, lagged = _kalman(observed, information, np.full(9, step), velocity)
     np.testing.assert_allclose(smoothed, mean, atol=1e-4)  # the filter's own prior is wide, not flat
     covariance = np.linalg.inv(precision)
     np.testing.assert_allclose(variance, np.diag(covariance), rtol=1e-4)
@@ -105,7 +105,7 @@ def test_the_smoother_weighs_as_least_squares_does():
     ],
 )
 def test_large_movies_are_binned_to_fit_the_budget(n_frames, sides, expected):
-    assert _choose_bin(n_frames, sides, AlignConfig().max_frequency_per_px) == expected
+    assert choose_bin(n_frames, sides, AlignConfig().max_frequency_per_px) == expected
 
 
 def test_the_drift_is_told_in_a_sentence():

@@ -1,0 +1,120 @@
+"""Scenes that jump: frames that lie far from the path that was found, looked for all over the image.
+
+Local steps cannot mend a path that is off by more than the coarsest wave that was aligned. So groups of frames are
+compared with all the others at every displacement at once; a group moves where the likelihood gains more than
+chance allows, one group after the other, so that two parts of a movie do not change places for ever.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from n2n_pipeline.spectra import Spectra, ring_mean, undo_shifts
+
+Floats = npt.NDArray[np.float64]
+
+GROUPS = (8, 2)  # frames that are looked for together: first many, then, where the scene jumped, few
+SURE = 10.0  # nats of likelihood, besides those of the number of places that were looked at
+ROUNDS = 4
+VISIBLE = 5.0  # standard errors by which a group that is in its place must show
+AGREES = 0.3  # share of what such a group must show
+
+
+class _Match:
+    """How well groups of frames agree with the mean of all others."""
+
+    def __init__(self, spectra: Spectra, position: Floats, size: int) -> None:
+        self.spectra = spectra
+        n_frames = len(position)
+        self.groups = np.array_split(np.arange(n_frames), max(round(n_frames / size), 1))
+        aligned = undo_shifts(spectra, position)
+        self.sums = [aligned[group[0] : group[-1] + 1].sum(dim=0) for group in self.groups]
+        self.total = aligned.sum(dim=0)
+        height, width = spectra.shape
+        rows, cols = (spectra.ky * height).round().long() % height, (spectra.kx * width).round().long()
+        self.place = rows * (width // 2 + 1) + cols
+
+    def reference(self, number: int) -> tuple[Tensor, Tensor, int]:
+        """Return the mean of the other frames, Wiener-filtered, the signal's power, and how many they are."""
+        n_others = len(self.spectra.values) - len(self.groups[number])
+        mean = (self.total - self.sums[number]) / max(n_others, 1)
+        power = ring_mean(mean.abs().square(), self.spectra)
+        signal = (power - 1 / max(n_others, 1)).clamp(min=0)
+        return mean * (signal / (signal + 1 / max(n_others, 1))), signal, n_others
+
+    def find(self, number: int) -> tuple[float, tuple[int, int]]:
+        """Return the likelihood that a group gains at its best displacement, in nats, and that ``(dy, dx)``."""
+        reference, *_ = self.reference(number)
+        height, width = self.spectra.shape
+        plane = torch.zeros(height * (width // 2 + 1), dtype=torch.complex64, device=reference.device)
+        plane[self.place] = reference.conj() * self.sums[number]
+        likelihood = torch.fft.irfft2(plane.reshape(height, -1), s=(height, width)) * (height * width)
+        best = int(likelihood.argmax())
+        dy, dx = best // width, best % width
+        gain = float(likelihood[dy, dx] - likelihood[0, 0])
+        return gain, (dy - height * (2 * dy > height), dx - width * (2 * dx > width))
+
+    def move(self, number: int, by: tuple[int, int]) -> None:
+        """Take a group to lie further along by so many pixels."""
+        angle = 2 * torch.pi * (by[0] * self.spectra.ky + by[1] * self.spectra.kx)
+        moved = self.sums[number] * torch.polar(torch.ones_like(angle), angle)
+        self.total += moved - self.sums[number]
+        self.sums[number] = moved
+
+
+def undo_jumps(spectra: Spectra, position: Floats) -> Floats | None:
+    """Find frames far from their path.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        Of all frames.
+    position : numpy.ndarray
+        ``(t, 2)`` path so far, in binned pixels.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        The path with what was found, to a binned pixel; None where no frame lies elsewhere.
+    """
+    needed = SURE + math.log(math.prod(spectra.shape))
+    position, has_jumped = position.copy(), False
+    for size in GROUPS:
+        match = _Match(spectra, position, size)
+        for _ in range(ROUNDS):
+            moved = False
+            for number, group in enumerate(match.groups):
+                gain, by = match.find(number)
+                if gain > needed and by != (0, 0):
+                    match.move(number, by)
+                    position[group] += by
+                    moved = True
+            has_jumped |= moved
+            if not moved:
+                break
+        if not has_jumped:
+            return None
+    return position
+
+
+def agrees(spectra: Spectra, position: Floats) -> Floats:
+    """Tell which frames show the scene of the others where the path says; ``(t,)``, 1 or 0.
+
+    Where the scene is too faint for a group of frames to show it, the group is given the benefit of the doubt.
+    """
+    match = _Match(spectra, position, GROUPS[0])
+    verdict = np.ones(len(position))
+    for number, group in enumerate(match.groups):
+        reference, signal, _ = match.reference(number)
+        weight = spectra.weight * reference.abs().square()
+        expected = len(group) * float((spectra.weight * (reference.abs() * signal.sqrt())).sum())
+        error = math.sqrt(len(group) * float(weight.sum()))
+        found = float((spectra.weight * (reference.conj() * match.sums[number]).real).sum())
+        if expected > VISIBLE * error and found < AGREES * expected:
+            verdict[group] = 0.0
+    return verdict
