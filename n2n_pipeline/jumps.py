@@ -20,7 +20,9 @@ Floats = npt.NDArray[np.float64]
 
 GROUPS = (8, 2)  # frames that are looked for together: first many, then, where the scene jumped, few
 SURE = 10.0  # nats of likelihood, besides those of the number of places that were looked at
+LIKELY = 3.0  # nats, where only two places are compared
 ROUNDS = 4
+NEAR_FRAMES = 64
 VISIBLE = 5.0  # standard errors by which a group that is in its place must show
 AGREES = 0.3  # share of what such a group must show
 
@@ -39,25 +41,37 @@ class _Match:
         rows, cols = (spectra.ky * height).round().long() % height, (spectra.kx * width).round().long()
         self.place = rows * (width // 2 + 1) + cols
 
-    def reference(self, number: int) -> tuple[Tensor, Tensor, int]:
-        """Return the mean of the other frames, Wiener-filtered, the signal's power, and how many they are."""
-        n_others = len(self.spectra.values) - len(self.groups[number])
-        mean = (self.total - self.sums[number]) / max(n_others, 1)
+    def reference(self, number: int, near: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Return the mean of the other groups, Wiener-filtered, and the power a frame should share with it."""
+        n_others = sum(map(len, self.groups[near])) - len(self.groups[number])
+        total = self.total if near == slice(None) else torch.stack(self.sums[near]).sum(dim=0)
+        mean = (total - self.sums[number]) / max(n_others, 1)
         power = ring_mean(mean.abs().square(), self.spectra)
         signal = (power - 1 / max(n_others, 1)).clamp(min=0)
-        return mean * (signal / (signal + 1 / max(n_others, 1))), signal, n_others
+        wiener = signal / (signal + 1 / max(n_others, 1))
+        return mean * wiener, signal * wiener
 
-    def find(self, number: int) -> tuple[float, tuple[int, int]]:
-        """Return the likelihood that a group gains at its best displacement, in nats, and that ``(dy, dx)``."""
-        reference, *_ = self.reference(number)
+    def gains(self, number: int) -> Tensor:
+        """Return the likelihood that a group gains at each displacement ``(dy, dx)``, circular, in nats."""
+        reference, _ = self.reference(number)
         height, width = self.spectra.shape
         plane = torch.zeros(height * (width // 2 + 1), dtype=torch.complex64, device=reference.device)
         plane[self.place] = reference.conj() * self.sums[number]
-        likelihood = torch.fft.irfft2(plane.reshape(height, -1), s=(height, width)) * (height * width)
-        best = int(likelihood.argmax())
-        dy, dx = best // width, best % width
-        gain = float(likelihood[dy, dx] - likelihood[0, 0])
-        return gain, (dy - height * (2 * dy > height), dx - width * (2 * dx > width))
+        likelihood: Tensor = torch.fft.irfft2(plane.reshape(height, -1), s=(height, width)) * (height * width)
+        return likelihood - likelihood[0, 0]
+
+    def find(self, number: int) -> tuple[float, tuple[int, int]]:
+        """Return the most that a group gains, and where ``(dy, dx)``."""
+        (height, width), gains = self.spectra.shape, self.gains(number)
+        dy, dx = divmod(int(gains.argmax()), width)
+        return float(gains[dy, dx]), (dy - height * (2 * dy > height), dx - width * (2 * dx > width))
+
+    def find_beside(self, number: int, position: Floats) -> tuple[float, tuple[int, int]]:
+        """Return the most that a single frame gains where the one before it, or after it, lies."""
+        beside = [t for t in (number - 1, number + 1) if 0 <= t < len(position)]
+        steps = [tuple(np.rint(position[t] - position[number]).astype(int).tolist()) for t in beside]
+        gains = self.gains(number)
+        return max((float(gains[dy % len(gains), dx % gains.shape[1]]), (dy, dx)) for dy, dx in steps)
 
     def move(self, number: int, by: tuple[int, int]) -> None:
         """Take a group to lie further along by so many pixels."""
@@ -99,7 +113,19 @@ def undo_jumps(spectra: Spectra, position: Floats) -> Floats | None:
                 break
         if not has_jumped:
             return None
+    _move_beside(spectra, position)
     return position
+
+
+def _move_beside(spectra: Spectra, position: Floats) -> None:
+    """Find out for single frames at a jump on which side of it they are."""
+    match = _Match(spectra, position, 1)
+    for _ in range(ROUNDS):
+        for t in range(len(position)):
+            gain, by = match.find_beside(t, position)
+            if gain > LIKELY and by != (0, 0):
+                match.move(t, by)
+                position[t] += by
 
 
 def agrees(spectra: Spectra, position: Floats) -> Floats:
@@ -110,10 +136,10 @@ def agrees(spectra: Spectra, position: Floats) -> Floats:
     match = _Match(spectra, position, GROUPS[0])
     verdict = np.ones(len(position))
     for number, group in enumerate(match.groups):
-        reference, signal, _ = match.reference(number)
-        weight = spectra.weight * reference.abs().square()
-        expected = len(group) * float((spectra.weight * (reference.abs() * signal.sqrt())).sum())
-        error = math.sqrt(len(group) * float(weight.sum()))
+        reach = NEAR_FRAMES // GROUPS[0]  # farther on, drift may have brought another scene
+        reference, shared = match.reference(number, slice(max(number - reach, 0), number + reach + 1))
+        error = math.sqrt(len(group) * float((spectra.weight * reference.abs().square()).sum()))
+        expected = len(group) * float((spectra.weight * shared).sum())
         found = float((spectra.weight * (reference.conj() * match.sums[number]).real).sum())
         if expected > VISIBLE * error and found < AGREES * expected:
             verdict[group] = 0.0

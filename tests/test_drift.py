@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from n2n_pipeline.config import AlignConfig
-from n2n_pipeline.drift import _kalman, align_store, choose_bin, describe_shifts, estimate_drift
+from n2n_pipeline.drift import _kalman, align_store, describe_shifts, estimate_drift
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.simulated import Detector, simulate_movie
+from n2n_pipeline.spectra import choose_bin
 from n2n_pipeline.store import References, Shifts, open_store, write_movie
 
 
@@ -66,6 +67,24 @@ def test_hot_pixels_do_not_hold_a_drifting_scene(stored):
     movie = simulate_movie((32, 128, 128), dose=0.5, drift=(0.7, 0.4), seed=2, detector=Detector(hot_pixels=12))
     shifts = estimate_drift(stored(movie, References(defects=movie.defects)))
     assert error_px(shifts, movie.shifts) < 0.5
+
+
+@pytest.mark.parametrize("jump", [(4, -2), (40, -31)], ids=["short", "far"])
+def test_a_still_scene_that_jumps_once_is_found_again(stored, jump):
+    path = np.zeros((40, 2))
+    path[15:] = jump
+    shifts = estimate_drift(stored(simulate_movie((40, 192, 192), dose=0.5, drift=path, seed=4)))
+    assert error_px(shifts, path) < 0.3
+    assert (shifts.confidence > 0.9).all()
+
+
+def test_frames_of_another_scene_are_not_claimed_as_aligned(stored):
+    movie = simulate_movie((40, 128, 128), dose=1.0, drift=(0.3, 0.2), seed=4)
+    movie.counts[24:32] = simulate_movie((8, 128, 128), dose=1.0, seed=9).counts
+    confidence = estimate_drift(stored(movie)).confidence
+    assert (confidence[24:32] < 0.5).all()
+    assert (confidence[:24] > 0.5).all()
+    assert (confidence[32:] > 0.5).all()
 
 
 def test_the_table_is_saved_in_the_store(stored):
