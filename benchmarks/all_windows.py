@@ -11,7 +11,8 @@ Scored are frames spread over the movie, first and last included: SNR in dB agai
 fit, a border left out. The best fixed window is picked with the truth, which a user does not have.
 
 ``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity. ``--cost
-FOLDER`` compares what denoising and the windows themselves take, with networks that were not trained.
+FOLDER`` compares what denoising and the windows themselves take, with networks that were not trained; give it
+``--threads 1``, for threads that wait count too.
 
 What is measured is added to ``results/all_windows.json``, a case at a time, and what stands there is not measured
 again; the table and the sheets of pictures are drawn from all of it.
@@ -161,10 +162,8 @@ def write_table(found: Json) -> None:
             first, last = row["half_height"]
             lines.append(f"| {name} | {first:.1f}, {last:.1f} | {row['outside']:.3f} | {row['inside']:.3f} |")
     for name, cost in found.get("cost", {}).items():
-        lines += ["", f"## What it takes ({name}, {cost['frames']} frames)", ""]
-        lines += [
-            "| | denoise, one window, s | all | ratio | halves of one window, s | of all five | over the sum |"
-        ]
+        lines += ["", f"## What it takes, in seconds of CPU ({name}, {cost['frames']} frames)", ""]
+        lines += ["| | denoise, one window | all | ratio | halves of one window | of all five | over the sum |"]
         lines += ["|---|" + "---:|" * 6]
         for drift in ("not aligned", "aligned"):
             row = cost[drift]
@@ -250,12 +249,12 @@ def untrained(model: Path, ladder: tuple[int, ...]) -> Path:
 
 
 def timed(work: Callable[..., object], *given: object) -> float:
-    """Return the shortest time of three rounds, in seconds."""
+    """Return the least of three rounds, in seconds of CPU, which others at work on the machine lengthen less."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         work(*given)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
