@@ -111,7 +111,7 @@ def test_every_example_file_is_complete_valid_and_says_what_the_models_say(name)
 
 
 @pytest.mark.parametrize(
-    ("told", "window"), [("auto", "auto"), ("8", 8), ("4,8,16", (4, 8, 16)), ("[4, 8]", (4, 8))]
+    ("told", "window"), [("auto", "auto"), ("8", 8), ("4,8,16", (4, 8, 16)), ("[4, 8]", (4, 8)), ("all", "all")]
 )
-def test_a_window_is_one_or_several_or_left_to_the_sweep(told, window):
+def test_a_window_is_one_or_several_or_all_or_left_to_the_sweep(told, window):
     assert load_settings(assignments=[f"train.window={told}"]).train.window == window
