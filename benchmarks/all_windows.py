@@ -107,7 +107,8 @@ def measure(case: str, told: argparse.Namespace, scratch: Path) -> Json:
         images[str(window)] = denoised[len(frames) // 2]
         print(case, window, np.mean(row["snr_db"]).round(2), row, flush=True)
     draw_sheet(source.name + ("-not-aligned" if still else ""), images | {"truth": truth[middle]}, rows)
-    return {"aligned": not still, "frames": frames, "seconds": told.seconds, "threads": told.threads, "rows": rows}
+    how = {"aligned": not still, "frames": frames, "budget": budget_of(told), "threads": told.threads}
+    return {**how, "rows": rows}
 
 
 def best_fixed(rows: Json) -> str:
@@ -132,7 +133,9 @@ def write_table(found: Json) -> None:
     """Write all cases as a table to read."""
     windows = sorted({int(w) for case in found["cases"].values() for w in case["rows"] if w.isdigit()})
     lines = ["# All windows at once", "", "Made by `benchmarks/all_windows.py`, which says how.", ""]
-    lines += ["| movie | drift | s, threads | all | " + " | ".join(f"W={w}" for w in windows) + " | all - best |"]
+    lines += [
+        "| movie | drift | training, threads | all | " + " | ".join(f"W={w}" for w in windows) + " | all - best |"
+    ]
     lines += ["|---|---|---:|---:|" + "---:|" * (len(windows) + 1)]
     others: list[str] = []
     for name, case in found["cases"].items():
@@ -141,7 +144,7 @@ def write_table(found: Json) -> None:
         drift = "aligned" if case["aligned"] else "not aligned"
         gain = mean["all"] - mean[best_fixed(case["rows"])]
         lines.append(
-            f"| {name.partition(':')[0]} | {drift} | {case['seconds']:g}, {case['threads']} | {mean['all']:.2f} | "
+            f"| {name.partition(':')[0]} | {drift} | {case['budget']}, {case['threads']} | {mean['all']:.2f} | "
             + " | ".join(cells)
             + f" | {gain:+.2f} |"
         )
@@ -152,8 +155,8 @@ def write_table(found: Json) -> None:
         ]
     if others:
         lines += ["", "Wider targets: " + "; ".join(others) + "."]
-    for seconds, one in found.get("appearing", {}).items():
-        lines += ["", f"## An object that is there in frames 40 to 59 alone ({seconds} s)", ""]
+    for budget, one in found.get("appearing", {}).items():
+        lines += ["", f"## An object that is there in frames 40 to 59 alone ({budget})", ""]
         lines += [
             "| | half-height, first and last frame | mean before and after | mean inside |",
             "|---|---|---:|---:|",
@@ -173,6 +176,11 @@ def write_table(found: Json) -> None:
                 f"| {np.mean(one):.3f} | {row['ladder']:.3f} | {row['ladder'] / sum(one):.2f} |"
             )
     (RESULTS / "all_windows.md").write_text("\n".join(lines) + "\n")
+
+
+def budget_of(told: argparse.Namespace) -> str:
+    """Say how long a training was."""
+    return f"{told.steps} steps" if told.steps else f"{told.seconds:g} s"
 
 
 def read_found() -> Json:
@@ -278,6 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("cases", nargs="*")
     parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--steps", type=int, help="train for so many instead, as long as that takes")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", type=lambda text: text.split(","), default=["8", "16", "32"])
@@ -296,7 +305,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             if case == "appearing":
-                add("appearing", f"{told.seconds:g}", measure_appearing(told, Path(scratch)))
+                add("appearing", budget_of(told), measure_appearing(told, Path(scratch)))
             else:
                 add("cases", name, measure(case, told, Path(scratch)))
 

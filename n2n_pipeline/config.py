@@ -118,8 +118,8 @@ class TrainConfig(Settings):
     a ladder of windows at once, and chooses among them pixel by pixel."""
     target: Annotated[int, Field(ge=3)] = 5
     """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17 or 33.
-    What changes within so many frames is blurred; a wider one is less noisy to learn from, which gains 0.2 dB where
-    nothing changes."""
+    What changes within so many frames is blurred; a wider one is less noisy to learn from, which gains 0.2 dB
+    where nothing changes."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
     ``auto``: every eighth, up to 24, where several windows are given; else none."""
