@@ -169,6 +169,9 @@ class Trainer:
             batches.close()
             self.threads.close()
         self._check_learned()
+        if self.progress < 1:
+            found = f"no lower loss in {self.state.counters.since_best} validations"
+            _log.info("%s: ended after %d steps", found, self.state.counters.step)
 
     def _check_learned(self) -> None:
         """Refuse weights that learned less than nothing."""

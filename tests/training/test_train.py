@@ -294,9 +294,11 @@ def test_the_loss_falls_and_the_best_weights_are_kept(movie, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_patience_ends_a_training_that_no_longer_moves(movie, tmp_path):
+def test_patience_ends_a_training_that_no_longer_moves(movie, tmp_path, caplog):
+    caplog.set_level("INFO")
     train_model([movie], tmp_path / "model", told(steps=200, lr=1e-12, validate_every=2, patience=2))
     assert load_model(tmp_path / "model").card.steps < 200
+    assert "no lower loss in 2 validations: ended after" in caplog.text
 
 
 def test_a_time_budget_ends_the_training(movie, tmp_path):
