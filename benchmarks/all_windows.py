@@ -44,6 +44,7 @@ from n2n_pipeline.inference.inputs import Inputs, inputs_for
 from n2n_pipeline.ladder import default_ladder
 from n2n_pipeline.model import CPU_NETWORK, UNet
 from n2n_pipeline.pictures import contact_sheet
+from n2n_pipeline.plots import Frame, Line, line_plot
 from n2n_pipeline.progress import set_quiet
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import open_store, write_movie
@@ -266,6 +267,14 @@ def timed(work: Callable[..., object], *given: object) -> float:
     return min(times)
 
 
+def draw_curves(curves: Json) -> bytes:
+    """Plot the planted object's intensity over time, as PNG."""
+    names = {"truth": "truth", "all": "all windows", "32": "windows of 32 frames"}
+    frames = np.arange(96)
+    lines = [Line(frames, np.array(curves[key]["curve"]), name) for key, name in names.items()]
+    return line_plot(lines, Frame("frame", "intensity of the object"))
+
+
 def describe_curve(curve: Images) -> Json:
     """Say where a curve crosses half of its height, and what it is inside and outside of the object's time."""
     before = np.flatnonzero(curve[:50] < 0.5)[-1]
@@ -305,7 +314,9 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             if case == "appearing":
-                add("appearing", budget_of(told), measure_appearing(told, Path(scratch)))
+                found = measure_appearing(told, Path(scratch))
+                add("appearing", budget_of(told), found)
+                (RESULTS / "all_windows_appearing.png").write_bytes(draw_curves(found))
             else:
                 add("cases", name, measure(case, told, Path(scratch)))
 
