@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 
 import click
+import mrcfile
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -92,6 +94,51 @@ def test_what_a_user_gets_wrong_is_one_line_and_a_code(words, line, code, tmp_pa
 )
 def test_words_that_make_no_command_are_usage_errors(words):
     assert invoke(*words).exit_code == ExitCode.USAGE
+
+
+def write_movie_file(path, seed=0):
+    path.parent.mkdir(exist_ok=True)
+    with mrcfile.new(path) as file:
+        file.set_data(np.random.default_rng(seed).poisson(5, (4, 16, 16)).astype(np.int16))
+    return path
+
+
+def test_of_several_movies_each_gets_a_store_and_one_that_fails_does_not_stop_the_others(tmp_path):
+    movies = [write_movie_file(tmp_path / f"{name}.mrc", seed) for seed, name in enumerate("abc")]
+    movies[1].write_bytes(movies[1].read_bytes()[:2000])
+    end = invoke("ingest", *movies, "-o", tmp_path / "out", "--quiet", "--pixel-size", 1)
+    assert end.exit_code == ExitCode.BAD_DATA
+    assert end.stdout.splitlines() == [str(tmp_path / "out" / name) for name in ("a.zarr", "c.zarr")]
+    assert f"n2n-pipeline: error: {movies[1]}: header promises 4 frames" in end.stderr
+    assert end.stderr.endswith("1 of 3 movies failed\n")
+    assert not (tmp_path / "out/b.zarr").exists()
+
+
+def test_two_movies_that_would_become_one_store_are_refused(tmp_path):
+    movies = [write_movie_file(tmp_path / folder / "a.mrc") for folder in ("one", "two")]
+    end = invoke("ingest", *movies, "-o", tmp_path / "out")
+    assert end.exit_code == ExitCode.USAGE
+    assert "would both become" in end.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("movie", "store"),
+    [
+        (".", "run_1.5s.zarr"),  # the folder one is in, whole name and all
+        ("*.mrc", "run_1.5s.zarr"),
+        ("f0.mrc", "run_1.5s/f0.zarr"),
+        ("../run_1.5s", "run_1.5s.zarr"),
+    ],
+)
+def test_a_store_is_named_after_its_movie(movie, store, tmp_path, monkeypatch):
+    for number in range(2):
+        write_movie_file(tmp_path / f"run_1.5s/f{number}.mrc", number)
+        frame = mrcfile.read(tmp_path / f"run_1.5s/f{number}.mrc")[:1]
+        mrcfile.write(tmp_path / f"run_1.5s/f{number}.mrc", frame, overwrite=True)
+    monkeypatch.chdir(tmp_path / "run_1.5s")
+    assert invoke("ingest", movie, "--quiet", "--pixel-size", 1).exit_code == 0
+    assert (tmp_path / store / "zarr.json").is_file()
 
 
 def failing(error):

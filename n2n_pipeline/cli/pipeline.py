@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from n2n_pipeline.cli import options
+from n2n_pipeline.cli import options, words
 from n2n_pipeline.cli.faults import log_beside
 from n2n_pipeline.cli.options import PATH, configured
 
@@ -30,7 +30,7 @@ def run(movie: Path, outdir: Path | None, config: RunConfig, restart: bool) -> N
     """
     from n2n_pipeline.run import run_pipeline
 
-    folder = outdir or movie.with_name(f"{movie.stem}_denoised")
+    folder = outdir or words.beside(movie, "_denoised")
     log_beside(folder / "movie.zarr")
     click.echo(f"report: {run_pipeline(movie, folder, config, restart=restart)}")
 

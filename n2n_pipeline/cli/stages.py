@@ -11,6 +11,7 @@ import click
 from n2n_pipeline.cli import options, words
 from n2n_pipeline.cli.faults import log_beside
 from n2n_pipeline.cli.options import PATH, configured, everywhere, print_json, print_lines, print_verdicts
+from n2n_pipeline.errors import InputError, Stopped
 
 if TYPE_CHECKING:
     from n2n_pipeline.config import RunConfig, Split
@@ -35,23 +36,39 @@ def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: 
     from n2n_pipeline.ingest import ingest_movie
     from n2n_pipeline.records import catch_signals
 
+    plan, failures = _plan_stores(movies, folder), []
     with options.workers(cluster) as client:
-        for movie, output in _plan_stores(movies, folder):
+        for movie, output in plan:
             log_beside(output)
-            with catch_signals():
-                store = ingest_movie(movie, output, config.ingest, restart, threads=config.threads, client=client)
-            click.echo(store)
+            try:
+                with catch_signals():
+                    ingest_movie(movie, output, config.ingest, restart, threads=config.threads, client=client)
+                click.echo(output)
+            except InputError as error:
+                if len(plan) == 1 or isinstance(error, Stopped):
+                    raise
+                failures.append(error)  # the other movies are no worse for it
+                click.echo(f"n2n-pipeline: error: {error}", err=True)
+    if failures:
+        click.echo(f"{len(failures)} of {len(plan)} movies failed", err=True)
+        click.get_current_context().exit(failures[0].code)
 
 
 def _plan_stores(paths: tuple[Path, ...], folder: Path | None) -> list[tuple[Path, Path]]:
     """Pair every movie with the store it becomes."""
-    if folder is not None:
-        return [(movie, folder / movie.with_suffix(".zarr").name) for movie in paths]
-    if len(paths) == 1:
-        return [(paths[0], paths[0].with_suffix(".zarr"))]
-    if len(paths) == 2 and paths[1].suffix == ".zarr":
-        return [(paths[0], paths[1])]
-    raise click.UsageError("the output must end in .zarr; several movies need -o DIR")
+    if folder is None:
+        if len(paths) == 1:
+            return [(paths[0], words.beside(paths[0], ".zarr"))]
+        if len(paths) == 2 and paths[1].suffix == ".zarr":
+            return [(paths[0], paths[1])]
+        raise click.UsageError("the output must end in .zarr; several movies need -o DIR")
+    movies: dict[Path, Path] = {}
+    for movie in paths:
+        store = folder / words.beside(movie, ".zarr").name
+        other = movies.setdefault(store, movie)
+        if other != movie:
+            raise click.UsageError(f"{other} and {movie} would both become {store}")
+    return [(movie, store) for store, movie in movies.items()]
 
 
 @click.command()

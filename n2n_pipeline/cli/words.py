@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -60,3 +62,19 @@ def gigabytes(text: str) -> float:
     if not match:
         raise click.BadParameter(f"{text!r} is not of the form 4GB")
     return float(match[1]) * (1e-3 if match[2].upper() == "MB" else 1.0)
+
+
+def beside(movie: Path, ending: str) -> Path:
+    """Name what a movie becomes: its own name, or of a pattern of images that of their folder, with an ending.
+
+    Examples
+    --------
+    >>> str(beside(Path("a/movie.mrc"), ".zarr")), str(beside(Path("frames/*.tif"), "_denoised"))
+    ('a/movie.zarr', 'frames_denoised')
+    """
+    while glob.has_magic(movie.name) and not movie.exists():
+        movie = movie.parent
+    if movie.name in ("", ".."):  # the folder that one is in, or the one above
+        movie = movie.resolve()
+    is_folder = movie.is_dir() and movie.suffix != ".zarr"
+    return movie.with_name((movie.name if is_folder else movie.stem) + ending)
