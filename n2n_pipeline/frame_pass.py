@@ -52,7 +52,7 @@ class Work:
 
 def pass_with_threads(work: Work, ledger: Ledger, threads: int) -> Statistics:
     """Do all units, ``threads`` at a time; units that are done are read for their statistics only."""
-    gatherer = Gatherer(work.layout.shape[1:], len(work.spans))
+    gatherer = Gatherer(work.layout.shape[1:])
     writer = _Writer(work, ledger, gatherer)
     with progress("ingest", work.layout.shape[0]) as step, ThreadPoolExecutor(threads) as pool:
         running: deque[Future[int]] = deque()
@@ -63,6 +63,7 @@ def pass_with_threads(work: Work, ledger: Ledger, threads: int) -> Statistics:
                     step(running.popleft().result())
             while running:
                 step(running.popleft().result())
+            gatherer.statistics.settle(pool)  # not before, as the memory of units is free now
         except CancelledError:
             raise _cause(running) from None
         finally:

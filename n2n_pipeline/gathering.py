@@ -8,7 +8,7 @@ all that is asked of its pixels is found out; so the frames are looked at here t
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Executor
 from typing import Any
 
 import google_crc32c
@@ -112,7 +112,7 @@ class Statistics:
             return
         tally = self._small.get(rows.start)
         if tally is None or not tally.has_room(len(frames), peak):
-            self.carry(rows.start)
+            self._carry(rows.start)
             tally = self._small[rows.start] = _Tally(frames, peak)
         tally.add(frames, peak)
 
@@ -122,10 +122,9 @@ class Statistics:
         self._sum[rows], self._square[rows] = part._sum, part._square
         self.n_frames = part.n_frames
 
-    def settle(self) -> None:
-        """Carry over what is still kept in few bits."""
-        for first in list(self._small):
-            self.carry(first)
+    def settle(self, pool: Executor | None = None) -> None:
+        """Carry over what is still kept in few bits; by a pool's threads, if there is one."""
+        list((pool.map if pool else map)(self._carry, list(self._small)))
 
     def mean(self, rows: slice = slice(None), cols: slice = slice(None)) -> Floats:
         """Return the ``(y, x)`` mean over time, in counts."""
@@ -141,8 +140,7 @@ class Statistics:
         centred = self._square[rows, cols] - np.square(total) / self.n_frames
         return np.asarray(np.maximum(centred, 0.0) / (self.n_frames - 1))
 
-    def carry(self, first: int) -> None:
-        """Carry over the band of rows that begins with row ``first``."""
+    def _carry(self, first: int) -> None:
         tally = self._small.pop(first, None)
         if tally is not None:
             rows = slice(first, first + len(tally.sum))
@@ -195,13 +193,10 @@ class Gatherer:
     ----------
     shape : tuple of int
         ``(y, x)`` of the frames.
-    n_turns : int
-        Units that will come.
     """
 
-    def __init__(self, shape: tuple[int, int], n_turns: int) -> None:
+    def __init__(self, shape: tuple[int, int]) -> None:
         self.statistics = Statistics(shape)
-        self._last = n_turns - 1
         self._bands = cut_bands(shape)
         self._turns = [0] * len(self._bands)
         self._moved = threading.Condition()
@@ -228,8 +223,6 @@ class Gatherer:
             peak = looks.see(rows)
             self._await(index, turn)
             self.statistics.accumulate(rows, band, peak)
-            if turn == self._last:
-                self.statistics.carry(band.start)
             with self._moved:
                 self._turns[index] += 1
                 self._moved.notify_all()

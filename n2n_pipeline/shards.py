@@ -1,4 +1,4 @@
-"""Shards written whole: compressed chunk by chunk in memory, put on disk under another name, renamed.
+"""Shards written whole: compressed chunk by chunk, put on disk under another name, renamed.
 
 Zarr's own writer stores the same values, but copies a shard several times and on one event loop; here every thread
 writes its own. Reading is Zarr's business alone.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def write_image(folder: Path, image: npt.NDArray[Any], shuffle: Shuffle) -> None
     _put(folder / "c" / "0" / "0", [encoded, _checksum(encoded)])
 
 
-def _put(path: Path, parts: list[bytes]) -> None:
+def _put(path: Path, parts: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     put_file(path, parts)
 
@@ -78,13 +79,12 @@ def _check_whole(layout: Layout, index: tuple[int, int, int], block: npt.NDArray
         raise ValueError(f"shard {index} holds {inside} {layout.dtype}, not {block.shape} {block.dtype}")
 
 
-def _encode(layout: Layout, block: npt.NDArray[Any]) -> list[bytes]:
-    """Return a shard's bytes: compressed chunks, each with its checksum, then the index with its own."""
+def _encode(layout: Layout, block: npt.NDArray[Any]) -> Iterator[bytes]:
+    """Yield a shard's bytes: compressed chunks, each with its checksum, then the index with its own."""
     codec = compressor(layout.shuffle)
     counts = [shard // chunk for shard, chunk in zip(layout.shards, layout.chunks, strict=True)]
     table = np.full((math.prod(counts), 2), _ABSENT, "<u8")
     buffer = np.empty(layout.chunks, layout.dtype)
-    parts: list[bytes] = []
     offset = 0
     for number, place in enumerate(itertools.product(*map(range, counts))):
         cut = tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, layout.chunks, strict=True))
@@ -95,10 +95,12 @@ def _encode(layout: Layout, block: npt.NDArray[Any]) -> list[bytes]:
             buffer.fill(layout.fill_value)
         buffer[tuple(map(slice, values.shape))] = values
         encoded = codec.encode(buffer)
-        parts += [encoded, _checksum(encoded)]
+        yield encoded
+        yield _checksum(encoded)
         table[number] = offset, len(encoded) + 4
         offset += len(encoded) + 4
-    return [*parts, table.tobytes(), _checksum(table.tobytes())]
+    yield table.tobytes()
+    yield _checksum(table.tobytes())
 
 
 def _checksum(data: bytes) -> bytes:

@@ -255,7 +255,7 @@ def test_threads_sum_floats_in_the_order_of_the_frames():
     alone = Statistics((300, 64))
     for start in range(0, 40, 4):
         alone.accumulate(frames[start : start + 4])
-    together = Gatherer((300, 64), 10)
+    together = Gatherer((300, 64))
     context = multiprocessing.pool.ThreadPool(6)
     context.map(lambda turn: together.accumulate(turn, frames[4 * turn : 4 * turn + 4]), range(10), chunksize=1)
     context.close()
@@ -401,7 +401,7 @@ def _stop_after(units: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_one_thread_met_is_told_not_that_others_stopped(movie, ram, monkeypatch):
-    def fail(array: object, span: range, frames: np.ndarray) -> None:
+    def fail(folder: Path, layout: object, span: range, frames: np.ndarray) -> None:
         if span.start == 4:
             raise OSError(errno.EIO, os.strerror(errno.EIO), "disk")
 
@@ -537,7 +537,9 @@ def test_asked_to_stop_it_ends_soon_with_75_and_continues(ram, number):
     np.testing.assert_array_equal(open_store(ram / "out.zarr").array[...], counts((64, 64, 64)))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 10))]
+)
 def test_killed_at_a_random_time_it_continues_to_the_same_bytes(ram, seed):
     movie = save(ram / "movie.mrc", counts((64, 256, 256)))
     script = (

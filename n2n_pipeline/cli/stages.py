@@ -29,10 +29,8 @@ def ingest(movies: tuple[Path, ...], folder: Path | None, cluster: str, config: 
     OUT.zarr is by default the movie's name with .zarr, beside it. Of several movies, each gets a store in DIR.
     """
     from n2n_pipeline.files import expect
-    from n2n_pipeline.heap import tune_allocator
 
     expect(movies[0])  # the disk works while code is loaded
-    tune_allocator()
     from n2n_pipeline.ingest import ingest_movie
     from n2n_pipeline.records import catch_signals
 
