@@ -196,7 +196,7 @@ def test_align_and_sweep_print_what_programs_rely_on(outdir, n2n_pipeline, tmp_p
     )
     result = json.loads(end.stdout)
     assert [score["window"] for score in result["scores"]] == [2, 4, 8]
-    assert {"window", "risk", "low", "high"} == set(result["scores"][0])
+    assert {"window", "filter_px", "risk", "low", "high"} == set(result["scores"][0])
     assert result["window"] in (2, 4, 8)
 
 
