@@ -196,10 +196,9 @@ def load_model(path: Path, device: str = "cpu") -> Denoiser:
         raise InputError(weights_path, "weights are not those that were saved", "train again, or restore a copy")
     weights = _load_tensors(weights_path, data)
     _check_finite(weights_path, weights)
-    network = skeleton.to_empty(device="cpu")
-    network.load_state_dict(weights, strict=True)
+    skeleton.load_state_dict(weights, strict=True, assign=True)
     chosen = choose_device(device)
-    place_network(network, chosen).eval().requires_grad_(False)
+    network = place_network(skeleton, chosen).eval().requires_grad_(False)
     return Denoiser(network, card, chosen, autocast_dtype(chosen))
 
 

@@ -100,7 +100,8 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _initialise(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    """Draw a layer's weights; not those without memory, which would only make PyTorch load its compiler."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not layer.weight.is_meta:
         nn.init.kaiming_normal_(layer.weight, a=LEAK)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
