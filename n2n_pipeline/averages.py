@@ -295,6 +295,8 @@ def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range]
     place = tuple(slice(part.start + by, part.stop + by) for part, by in zip(canvas, move, strict=True))
     image = tuple(slice(0, size) for size in movie.store.info.shape[1:])
     target, inside = overlap(place, image, np.zeros(2, np.int64))
+    if movie.repeated[needed.start : needed.stop].any():
+        return _average_moving(movie, windows, canvas, shifts)
     raw = movie.read_raw(slice(needed.start, needed.stop), *inside)
     if raw.counts.dtype.kind == "f" and not np.isfinite(raw.counts).all():
         return _average_moving(movie, windows, canvas, shifts)

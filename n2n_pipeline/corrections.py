@@ -67,6 +67,8 @@ class CorrectedMovie:
         if gain is not None:
             values *= gain[rows, cols].astype(np.float32)
         valid = np.ones((1, *values.shape[1:]), bool) if defects is None else ~defects[None, rows, cols]
+        if self.repeated[frames].any():
+            valid = valid & ~self.repeated[frames, None, None]
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             valid = valid & np.isfinite(values)
             values[~np.isfinite(values)] = 0.0
@@ -97,9 +99,21 @@ class CorrectedMovie:
         return Raw(counts, valid, *cut)
 
     @cached_property
+    def repeated(self) -> Bools:
+        """``(t,)``: frames that ingest found to repeat an earlier one, in both halves of a window perhaps.
+
+        Their noise is not their own, so they are left out, as if all their pixels were bad.
+        """
+        repeated = np.zeros(self.store.info.shape[0], bool)
+        for _, *again in self.store.provenance.get("frames", {}).get("duplicates", []):
+            repeated[again] = True
+        return repeated
+
+    @cached_property
     def typical_value(self) -> float:
         """Mean of the valid pixels in the middle of the middle frame, in the movie's units, for unseen pixels."""
-        middle = self.store.info.shape[0] // 2
+        own = np.flatnonzero(~self.repeated)
+        middle = int(own[len(own) // 2])
         rows, cols = (
             slice(max(0, (size - TYPICAL_PX) // 2), (size + TYPICAL_PX) // 2) for size in self.store.info.shape[1:]
         )

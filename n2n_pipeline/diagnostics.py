@@ -68,19 +68,23 @@ class CameraFrames(NamedTuple):
     """``(t, y, x)``; 0 where invalid."""
     halves: tuple[Floats, Floats]
     """``(y, x)`` mean of every other frame; invalid pixels are filled from their neighbours."""
+    n_repeated: int
+    """How many frames of the movie repeat another; they are not among these."""
 
 
 def read_camera_frames(movie: CorrectedMovie, t: int, region: Region) -> CameraFrames:
     """Read up to 64 consecutive frames about frame ``t``, drift and all."""
     n_frames = movie.store.info.shape[0]
     first = min(max(t - RAW_FRAMES // 2, 0), max(n_frames - RAW_FRAMES, 0))
-    values, valid = movie.read(slice(first, min(first + RAW_FRAMES, n_frames)), *region)
-    valid = np.broadcast_to(valid, values.shape)
+    span = slice(first, min(first + RAW_FRAMES, n_frames))
+    values, valid = movie.read(span, *region)
+    own = ~movie.repeated[span]
+    values, valid = values[own], np.broadcast_to(valid, values.shape)[own]
     means = []
     for half in (slice(0, None, 2), slice(1, None, 2)):
         total, count = values[half].sum(axis=0, dtype=np.float64), valid[half].sum(axis=0)
         means.append(fill_unseen(total, count, movie.typical_value))
-    return CameraFrames(first, values, (means[0], means[1]))
+    return CameraFrames(first, values, (means[0], means[1]), int(movie.repeated.sum()))
 
 
 def measure_independence(camera_frames: CameraFrames, limit: float = 0.0) -> Independence | None:
@@ -218,6 +222,8 @@ def judge_frames(camera_frames: CameraFrames) -> Verdict:
             f"{means[odd[0] - first]:.3g} instead of {np.median(means):.3g}): leave it out with --frames."
         )
         return Verdict("frames", "look", text)
+    if camera_frames.n_repeated:
+        return Verdict("frames", "look", f"{camera_frames.n_repeated} frames repeat another: they are left out.")
     return Verdict("frames", "pass", "No frame is stored twice, blank, or of another brightness than the rest.")
 
 

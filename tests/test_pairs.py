@@ -239,3 +239,14 @@ def test_nothing_is_read_until_it_is_asked_for():
 def test_a_movie_too_short_for_its_window_is_refused(n_frames, window, line):
     with pytest.raises(InputError, match=line):
         n2n.pairs(store_of(np.ones((n_frames, 8, 8), "u1")), window)
+
+
+def test_a_frame_that_ingest_found_to_repeat_another_is_in_no_half():
+    counts = np.random.default_rng(5).poisson(5, (8, 12, 12)).astype("u1")
+    counts[4] = counts[3]
+    store = store_of(counts)
+    store.provenance["frames"] = {"duplicates": [[3, 4]]}
+    pair = read_pairs(CorrectedMovie(store), range(4), (slice(0, 12), slice(0, 12)), window=8)
+    total = pair.even * pair.even_count + pair.odd * pair.odd_count
+    np.testing.assert_allclose(total[0], np.delete(counts, 4, axis=0).sum(axis=0), rtol=1e-5)
+    assert (pair.even_count + pair.odd_count == 7).all()
