@@ -11,11 +11,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from n2n_pipeline.errors import ExitCode, InputError
+from n2n_pipeline.errors import ExitCode, InputError, printable
 
 T = TypeVar("T")
 TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN}
@@ -25,6 +26,7 @@ PARTIAL = ".partial"
 """Ends the name of a file that is being written; Zarr's own writer uses the same."""
 
 _log = logging.getLogger(__name__)
+_forced: ContextVar[bool] = ContextVar("forced", default=False)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -104,8 +106,18 @@ def retry_transient(action: Callable[[], T]) -> T:
     return action()
 
 
+@contextmanager
+def force_space(force: bool = True) -> Iterator[None]:
+    """Let `require_space` only warn inside the body: an estimate may be wrong, or room may be made meanwhile."""
+    before = _forced.set(force)
+    try:
+        yield
+    finally:
+        _forced.reset(before)
+
+
 def require_space(path: Path, needed_bytes: int) -> None:
-    """Refuse to start what would fill the disk.
+    """Refuse to start what would fill the disk; inside `force_space`, warn.
 
     Parameters
     ----------
@@ -121,13 +133,24 @@ def require_space(path: Path, needed_bytes: int) -> None:
     """
     place = next(p for p in (path, *path.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
-    if needed_bytes > free:
-        raise InputError(
-            path,
-            f"need {needed_bytes / 1e9:.3g} GB, {place} has {free / 1e9:.3g} GB",
-            "free some space or choose another output",
-            ExitCode.IO,
-        )
+    if needed_bytes <= free:
+        return
+    what = f"need {_gigabytes(needed_bytes)}, {place} has {_gigabytes(free)}"
+    if not _forced.get():
+        raise InputError(path, what, "--force-space to go on", ExitCode.IO)
+    _log.warning("%s: %s; going on as told", printable(path), printable(what))
+
+
+def _gigabytes(n_bytes: int) -> str:
+    """Write a number of bytes as people do.
+
+    Examples
+    --------
+    >>> _gigabytes(812_300_000_000), _gigabytes(1_500_000), _gigabytes(3)
+    ('812 GB', '1.5 MB', '0.003 kB')
+    """
+    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if n_bytes >= u), (1e3, "kB"))
+    return f"{n_bytes / unit:.0f} {name}" if n_bytes >= 100 * unit else f"{n_bytes / unit:.2g} {name}"
 
 
 def to_json(value: object) -> str:

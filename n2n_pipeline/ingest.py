@@ -43,6 +43,7 @@ SAMPLES = 64
 SAMPLE_BYTES = 1 << 16
 MOST_NOT_FINITE = 0.01
 MANY_SATURATED = 0.01
+MOST_LISTED = 10  # frames, in a warning
 
 _log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _identify(movie: Path) -> dict[str, Any]:
 
 def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
     """Write what is pending, look at every frame, then add what only the whole movie tells."""
-    require_space(plan.output, plan.estimated_bytes)
+    require_space(plan.output, _bytes_left(plan, ledger))
     provenance = {
         "kind": "movie",
         "version": __version__,
@@ -202,6 +203,13 @@ def _write(plan: _Plan, ledger: Ledger, workers: Client | int) -> None:
     ledger.complete()
 
 
+def _bytes_left(plan: _Plan, ledger: Ledger) -> int:
+    """Estimate what is still to be written; halved copies add a third."""
+    pending = sum(len(plan.spans[unit]) for unit in ledger.pending if unit in plan.spans)
+    whole = plan.estimated_bytes * (4 / 3 if plan.levels else 1)
+    return int(whole * pending / plan.layout.shape[0])
+
+
 def _judge(plan: _Plan, notes: list[dict[str, Any]]) -> _Findings:
     """Refuse a movie that holds nothing to learn from; name frames and pixels that are odd."""
     path, pixels = plan.movie.path, int(np.prod(plan.layout.shape[1:]))
@@ -216,13 +224,35 @@ def _judge(plan: _Plan, notes: list[dict[str, Any]]) -> _Findings:
         raise InputError(path, f"{100 * max(share, len(lost) > 0):.1f}% of pixels are NaN or Inf")
     constant = [t for t, value in enumerate(by_frame["constant"]) if value is not None]
     findings = _Findings(constant, lost, _find_duplicates(by_frame, plan.output))
-    for what, frames in findings._asdict().items():
+    for what, frames in _describe(findings).items():
         if frames:
-            _log.warning("%s: %s frames: %s", printable(path), what.replace("_", " "), frames)
+            _log.warning("%s: frames %s %s", printable(path), _list_numbers(frames), what)
     saturated = sum(by_frame["saturated"]) / (pixels * len(by_frame["crc32c"]))
     if saturated > MANY_SATURATED:
         _log.warning("%s: %.1f%% of pixels are saturated", printable(path), 100 * saturated)
     return findings
+
+
+def _describe(findings: _Findings) -> dict[str, list[int]]:
+    """Say in words what frames are."""
+    again = sorted(t for _, *later in findings.duplicates for t in later)
+    return {
+        "hold one value throughout": findings.constant,
+        "hold no finite number: they are left out": findings.not_finite,
+        "repeat earlier ones: they are left out": again,
+    }
+
+
+def _list_numbers(numbers: list[int]) -> str:
+    """List numbers as people do.
+
+    Examples
+    --------
+    >>> _list_numbers([3, 4]), _list_numbers(list(range(100)))
+    ('3, 4', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 90 more')
+    """
+    more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
+    return ", ".join(map(str, numbers[:MOST_LISTED])) + more
 
 
 def _find_duplicates(by_frame: Mapping[str, list[Any]], store: Path) -> list[list[int]]:

@@ -8,6 +8,7 @@ from, and one is done again when that changed. ``timings.json`` holds the second
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,11 +23,11 @@ from n2n_pipeline.config import IngestConfig, RunConfig, Window
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import choose_device
 from n2n_pipeline.drift import align_store, describe_shifts
-from n2n_pipeline.errors import InputError, printable
+from n2n_pipeline.errors import ExitCode, InputError, printable
 from n2n_pipeline.evaluation.evaluate import evaluate_store
 from n2n_pipeline.evaluation.report import write_report
-from n2n_pipeline.files import digest_file, digest_json, read_json, to_json, write_atomically
-from n2n_pipeline.inference.denoise import denoise_store
+from n2n_pipeline.files import digest_file, digest_json, read_json, require_space, to_json, write_atomically
+from n2n_pipeline.inference.denoise import COMPRESSION, denoise_store
 from n2n_pipeline.ingest import ingest_movie
 from n2n_pipeline.manifest import SHIFTS
 from n2n_pipeline.pictures import before_after
@@ -34,6 +35,7 @@ from n2n_pipeline.progress import duration
 from n2n_pipeline.records import catch_signals, store_digest
 from n2n_pipeline.settings_file import dump_settings, load_settings
 from n2n_pipeline.sources import open_movie
+from n2n_pipeline.sources.reduced import ReducedMovie
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training import train_model
@@ -83,7 +85,12 @@ def run_pipeline(
         If a signal asked to stop; the same call continues.
     """
     config = config or RunConfig()
-    _check_movie(movie, config.ingest)
+    choose_device(config.device)  # or refuse it now, not when it is needed
+    if outdir.exists() and not outdir.is_dir():
+        raise InputError(outdir, "is a file", "choose another output", ExitCode.CANNOT_CREATE)
+    pixels = _check_movie(movie, config.ingest)
+    if not (outdir / "denoised.zarr").exists():
+        require_space(outdir, pixels * np.dtype(np.float32).itemsize // COMPRESSION)
     outdir.mkdir(parents=True, exist_ok=True)
     run = Run(movie, outdir, config, truth, restart)
     start = time.monotonic()
@@ -94,16 +101,17 @@ def run_pipeline(
     return run.outdir / "report.html"
 
 
-def _check_movie(movie: Path, config: IngestConfig) -> None:
-    """Refuse what cannot be paired, before anything is written."""
+def _check_movie(movie: Path, config: IngestConfig) -> int:
+    """Refuse what cannot be paired, before anything is written; return the pixels of all frames that are kept."""
     with closing(open_movie(movie, config)) as source:
-        frames = source.info.shape[0]
-        if frames < 2:
-            raise InputError(movie, f"{frames} frame; pairs need at least 2")
+        kept = ReducedMovie(source, config).info.shape
+        if kept[0] < 2:
+            raise InputError(movie, f"{kept[0]} frame; pairs need at least 2")
         t, y, x = source.info.shape
         size = source.info.pixel_size
         scale = f"{size:.4g} Å per pixel" if size else "pixel size unknown"
         _log.info("%s: %d frames of %d x %d px, %s, %s", printable(movie), t, y, x, source.info.dtype, scale)
+        return math.prod(kept)
 
 
 @dataclass(frozen=True)

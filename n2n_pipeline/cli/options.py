@@ -18,6 +18,7 @@ import click
 
 from n2n_pipeline import __version__
 from n2n_pipeline.cli.words import ranges
+from n2n_pipeline.files import force_space
 from n2n_pipeline.progress import set_quiet
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _common = _stack(
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: all cores."),
     click.option("--quiet", is_flag=True, help="Show errors and warnings only."),
     click.option("--restart", is_flag=True, help="Throw away a half-done output made with other settings."),
+    click.option("--force-space", "force", is_flag=True, help="Go on where the disk seems too small."),
     click.version_option(__version__, prog_name="n2n-pipeline"),
 )
 _settings = _stack(
@@ -93,9 +95,12 @@ def everywhere(function: Function) -> Function:
 
     @_common
     @wraps(function)
-    def command(*, seed: int | None, threads: int | None, quiet: bool, restart: bool, **given: Any) -> Any:
+    def command(
+        *, seed: int | None, threads: int | None, quiet: bool, restart: bool, force: bool, **given: Any
+    ) -> Any:
         set_quiet(quiet)
-        return function(**given)
+        with force_space(force):
+            return function(**given)
 
     return command
 
@@ -106,7 +111,9 @@ def configured(function: Function) -> Function:
     @_settings
     @_common
     @wraps(function)
-    def command(*, config_file: Path | None, assignments: tuple[str, ...], restart: bool, **given: Any) -> Any:
+    def command(
+        *, config_file: Path | None, assignments: tuple[str, ...], restart: bool, force: bool, **given: Any
+    ) -> Any:
         from n2n_pipeline.settings_file import load_settings
 
         names = [name for name in given if "__" in name or name in ("seed", "threads", "device")]
@@ -115,7 +122,8 @@ def configured(function: Function) -> Function:
         set_quiet(given.pop("quiet"))
         if "device" in names:
             _prepare_network(config.threads)
-        return function(config=config, restart=restart, **given)
+        with force_space(force):
+            return function(config=config, restart=restart, **given)
 
     return command
 
