@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.files import to_json, write_atomically
+from n2n_pipeline.files import digest_json, to_json, write_atomically
 from n2n_pipeline.layout import Layout, Shuffle, halve
 from n2n_pipeline.manifest import RECORDS, SHIFTS
 from n2n_pipeline.nodes import group_node, image_node, movie_node, write_node
@@ -107,4 +107,4 @@ def write_shifts(path: Path, shifts: Shifts | None) -> None:
         (path / SHIFTS).unlink(missing_ok=True)
         return
     table = {"dy_dx": shifts.dy_dx.tolist(), "confidence": shifts.confidence.tolist()}
-    write_atomically(path / SHIFTS, to_json(table))
+    write_atomically(path / SHIFTS, to_json({**table, "sha256": digest_json(table)}))

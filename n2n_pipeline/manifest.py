@@ -103,6 +103,15 @@ def content_digest(store: Path) -> str:
     return store_digest(store) or digest_file(next(iter(sorted(store.glob("*.json"))), store / ".zgroup"))
 
 
+def damaged_shifts(store: Path) -> list[str]:
+    """Name the table of shifts, which no manifest lists, if it is not what was written."""
+    table = read_json(store / SHIFTS)
+    if table is None and not (store / SHIFTS).exists():
+        return []
+    digest = table.pop("sha256", None) if isinstance(table, dict) else ""
+    return [] if digest is None or digest == digest_json(table) else [SHIFTS]
+
+
 def check_ours(store: Path) -> None:
     """Refuse a path that has no records to be judged by.
 
@@ -136,6 +145,7 @@ def verify(store: Path) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda name: digest_file(store / name), present))
     changed = [name for name, digest in zip(present, digests, strict=True) if digest != files[name]["sha256"]]
+    changed += damaged_shifts(store)
     return {
         "path": str(store),
         "ok": manifest is not None and not missing and not changed,

@@ -70,6 +70,7 @@ __all__ = [
 SCHEMA = 1
 FLUSHES = 16  # of folders, at a time
 LONGEST_VALUE = 24  # of a setting, in an error's line
+FOLLOWING = {"shards", "chunks"}  # of a fingerprint's keys, those that settings decide
 
 _log = logging.getLogger(__name__)
 _stop = threading.Event()
@@ -241,6 +242,7 @@ class Ledger:
             raise one_line(self.store, error) from error
 
     def _start(self) -> None:
+        _refuse_links(self.store)
         if self._restart:
             _wipe(self.store)
         plan = self.store / RECORDS / "plan.json"
@@ -306,8 +308,9 @@ class Ledger:
 
 def _refuse_strangers(store: Path) -> None:
     """Never write into, nor wipe, what is not a store of ours."""
-    if store.is_symlink():
-        raise InputError(store, "is a symbolic link", "name the folder itself", ExitCode.REFUSED)
+    for path in (store, store / RECORDS):
+        if path.is_symlink():
+            raise InputError(path, "is a symbolic link", "name the folder itself", ExitCode.REFUSED)
     if store.exists() and not store.is_dir():
         raise InputError(store, "is a file", "choose another output", ExitCode.CANNOT_CREATE)
     if store.is_dir() and any(store.iterdir()) and not (store / RECORDS).is_dir():
@@ -331,29 +334,30 @@ def _wipe(store: Path) -> None:
             path.unlink()
 
 
-def _sweep(store: Path) -> None:
-    """Remove what killed writers left half-written; refuse links that would lead writes elsewhere."""
-    reclaimed = 0
+def _refuse_links(store: Path) -> None:
+    """Refuse links that would lead writes, or the deleting of what is old, elsewhere."""
     for folder, folders, names in os.walk(store):
-        for name in (*folders, *names):
-            path = Path(folder, name)
+        for path in (Path(folder, name) for name in (*folders, *names)):
             if path.is_symlink():
                 raise InputError(path, "a symbolic link inside a store", "remove it", ExitCode.REFUSED)
-            if name.endswith(PARTIAL):
-                reclaimed += path.stat().st_size
-                path.unlink()
+
+
+def _sweep(store: Path) -> None:
+    """Remove what killed writers left half-written."""
+    reclaimed = 0
+    for path in store.rglob(f"*{PARTIAL}"):
+        reclaimed += path.stat().st_size
+        path.unlink()
     if reclaimed:
         _log.info("%s: removed %d bytes that a killed run had left", store, reclaimed)
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Name what changed, as ``window 8 -> 16``; at most three of them."""
+    """Name what changed, as ``window 8 -> 16``; at most three of them, and what follows from others only alone."""
     old, new = _flatten(before), _flatten(after)
-    changed = [
-        f"{key} {_shorten(old.get(key, 'unset'))} -> {_shorten(new.get(key, 'unset'))}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    keys = [key for key in keys if key not in FOLLOWING] or keys
+    changed = [f"{key} {_shorten(old.get(key, 'unset'))} -> {_shorten(new.get(key, 'unset'))}" for key in keys]
     more = [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
     return ", ".join(changed[:3] + more)
 

@@ -35,7 +35,7 @@ from n2n_pipeline.creation import (
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import read_json
 from n2n_pipeline.layout import SHARD_FRAMES, Layout, default_layout, fit_shuffle, plan_units, round_mantissa
-from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete
+from n2n_pipeline.manifest import RECORDS, SHIFTS, check_complete, damaged_shifts
 from n2n_pipeline.ome import read_description
 from n2n_pipeline.records import Ledger
 from n2n_pipeline.shards import write_frames
@@ -180,6 +180,8 @@ def open_store(path: Path, *, partial: bool = False) -> MovieStore:
     """
     if not path.exists():
         raise InputError(path, "no such file or folder", code=ExitCode.NO_INPUT)
+    if path.is_file():
+        raise InputError(path, "a file, not a store", f"n2n-pipeline ingest {path}")
     if (path / RECORDS).is_dir():
         if not partial:
             check_complete(path)
@@ -201,7 +203,10 @@ def _read_references(path: Path) -> References:
     if not (path / "references" / "zarr.json").exists():
         return References()
     group = zarr.open_group(path / "references", mode="r")
-    images = {name: np.asarray(group[name]) for name in References._fields if name in group}
+    try:
+        images = {name: np.asarray(group[name]) for name in References._fields if name in group}
+    except (ValueError, RuntimeError, OSError) as error:
+        raise InputError(path, f"references are damaged ({error})", _AGAIN, ExitCode.CORRUPT) from error
     if "defects" in images:
         images["defects"] = images["defects"].astype(bool)
     return References(**images)
@@ -211,6 +216,8 @@ def _read_shifts(path: Path) -> Shifts | None:
     if not (path / SHIFTS).exists():
         return None
     try:
+        if damaged_shifts(path):
+            raise ValueError("not what was written")
         table = json.loads((path / SHIFTS).read_bytes())
         return Shifts(
             np.array(table["dy_dx"], np.float64).reshape(-1, 2), np.array(table["confidence"], np.float64)

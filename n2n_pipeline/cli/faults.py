@@ -138,22 +138,23 @@ def log_beside(output: Path) -> None:
     """Log this command to ``log.txt`` in the folder that holds, or will hold, its output."""
     root = click.get_current_context().find_root()
     path = output.absolute().parent / "log.txt"
-    if root.meta.get(_LOG) == path:
+    before = root.meta.get(_LOG)
+    root.meta[_LOG] = path, output
+    if before is not None and before[0] == path:
         return
     job = os.environ.get("SLURM_JOB_ID")
     where = f"{platform.node()} pid {os.getpid()}" + (f" job {job}" if job else "")
     words = printable(" ".join(sys.argv[1:]))
     handler = _LogFile(path, f"n2n-pipeline {__version__} on {where}: {words}\n")
-    root.meta[_LOG] = path
     for logger in (LOGGER, WARNINGS):
         root.call_on_close(partial(logger.removeHandler, handler))
         logger.addHandler(handler)
 
 
 def _log_file() -> Path | None:
-    """Return the command's log file, once it has one; a command that is refused at once leaves none."""
-    path: Path | None = click.get_current_context().find_root().meta.get(_LOG)
-    return path if path is not None and path.is_file() else None
+    """Return the command's log file, once it or the output is there; one that is refused at once leaves none."""
+    path, output = click.get_current_context().find_root().meta.get(_LOG, (None, None))
+    return path if path is not None and (path.is_file() or output.exists()) else None
 
 
 def _keep_traceback(error: BaseException) -> Path:
