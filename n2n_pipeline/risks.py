@@ -21,10 +21,12 @@ from scipy import ndimage
 
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.errors import Stopped
 from n2n_pipeline.filling import fill_unseen
 from n2n_pipeline.halving import window_frames
 from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.progress import progress
+from n2n_pipeline.records import stop_requested
 from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
 
 Floats = npt.NDArray[np.float64]
@@ -77,6 +79,8 @@ def measure_risks(
     scores = []
     with progress("sweep", len(frames), "frames") as advance:
         for t in frames:
+            if stop_requested():
+                raise Stopped(movie.store.path)
             parts = [_score_frame(movie, t, windows, region, estimators) for region in regions]
             scores.append(_Score(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))))
             advance(1)

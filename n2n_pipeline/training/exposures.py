@@ -57,7 +57,7 @@ class Exposures:
     n_frames = 2
 
     def __init__(self, first: CorrectedMovie, second: CorrectedMovie, shift: Shift) -> None:
-        self.shift = shift
+        self.path, self.shift = first.store.path, shift
         self._exposures = ((first, Shift(0, 0)), (second, shift))
         height, width = first.store.info.shape[1:]
         self.shape = (height, width)

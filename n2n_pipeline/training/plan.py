@@ -300,11 +300,11 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
     if wanted == "auto":
         wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
     windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
-    shortest = min(movie.n_frames for movie in movies.frames)
+    shortest = min(movies.frames, key=lambda movie: movie.n_frames)
     held_out = max(map(len, movies.held_out.values()), default=0)
-    if shortest + held_out < windows[-1] or windows[0] < 2:
+    if shortest.n_frames + held_out < windows[-1] or windows[0] < 2:
         needs = f"window needs {windows[-1]}" if windows[0] >= 2 else "a window of 1 has no halves"
-        raise InputError("train", f"{shortest} frames, {needs}", "choose another --window")
+        raise InputError(shortest.path, f"{shortest.n_frames} frames, {needs}", "choose another --window")
     return windows, 0
 
 
@@ -328,7 +328,9 @@ def _fit_patch(movies: Sequence[Frames], patch_px: int, step: int) -> int:
     """Return the largest multiple of the network's stride that patch and images hold."""
     height, width = (min(movie.shape[axis] for movie in movies) for axis in (0, 1))
     if min(height, width) < step:
-        raise InputError("train", f"{width}x{height} image, the network needs {step}", "use a lower network.depth")
+        smallest = min(movies, key=lambda movie: min(movie.shape))
+        what = f"{smallest.shape[1]}x{smallest.shape[0]} image, the network needs {step}"
+        raise InputError(smallest.path, what, "use a lower network.depth")
     fitted = max(min(patch_px, height, width) // step, 1) * step
     if fitted != patch_px:
         _log.warning(

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.corrections import CorrectedMovie
-from n2n_pipeline.errors import InputError
+from n2n_pipeline.errors import InputError, Stopped
+from n2n_pipeline.records import stop_requested
 from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
 from n2n_pipeline.sources import open_movie
 
@@ -49,6 +50,8 @@ class Stack(NamedTuple):
 class Frames(Protocol):
     """A movie as training sees it."""
 
+    path: Path
+    """What the user calls it."""
     n_frames: int
     shape: tuple[int, int]
     """``(y, x)``."""
@@ -75,7 +78,7 @@ class MovieFrames:
     """
 
     def __init__(self, movie: CorrectedMovie, held_out: Collection[int] = ()) -> None:
-        self._movie = movie
+        self._movie, self.path = movie, movie.store.path
         n_frames, *sides = movie.store.info.shape
         self._kept = [t for t in range(n_frames) if t not in held_out]
         self.n_frames = len(self._kept)
@@ -94,6 +97,8 @@ class MovieFrames:
         place = (slice(rows.start, rows.stop), slice(cols.start, cols.stop))
         groups_at_once = max(READ_FRAMES // group_size, 1)
         for first in range(0, len(stack.sums), groups_at_once):
+            if stop_requested():  # a long movie takes minutes to read
+                raise Stopped(self.path)
             last = min(first + groups_at_once, len(stack.sums))
             block = self._kept[frames[first * group_size] : frames[last * group_size - 1] + 1]
             span = range(block[0], block[-1] + 1)
@@ -120,7 +125,7 @@ class ImagePair:
     n_frames = 2
 
     def __init__(self, even: Path, odd: Path, index: int, shape: tuple[int, int]) -> None:
-        self._paths, self._index, self.shape = (even, odd), index, shape
+        self.path, self._paths, self._index, self.shape = even, (even, odd), index, shape
 
     @cached_property
     def typical_value(self) -> float:
