@@ -88,7 +88,7 @@ def pairs(
     if target is not None:
         raise ValueError(f"target is {target}, but only a ladder of windows has one")
     if not 2 <= window <= n_frames:
-        raise InputError(opened.path, f"{n_frames} frames, window needs {window}")
+        raise InputError(opened.path, f"{n_frames} frames, window needs {window}", "choose another --window")
     frames = range(0, n_frames, stride)
     blocks = _Blocks(CorrectedMovie(opened), frames, window, split)
     members = [_list_halves(n_frames, t, window, split) for t in frames]

@@ -247,6 +247,7 @@ def _wish(message: str) -> str:
         .replace("a valid integer", "a whole number")
         .replace("a valid tuple", "several")
         .replace("a valid boolean", "true or false")
+        .replace("a valid tuple", "a list")
         .replace("a valid ", "a ")
         .removesuffix(", got a number with a fractional part")
     )

@@ -100,7 +100,7 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
     if n_frames < 2:
         raise InputError(path, f"{n_frames} frame; pairs need at least 2")
     if min(windows) > n_frames:
-        raise InputError(path, f"{n_frames} frames, window needs {min(windows)}")
+        raise InputError(path, f"{n_frames} frames, window needs {min(windows)}", "choose other --windows")
     windows = tuple(sorted({window for window in windows if window <= n_frames}))
     frames = spread_evenly(n_frames, config.sample_frames)
     if denoiser is not None:

@@ -141,13 +141,13 @@ def open_subject(output: MovieStore, movie: Path | None, model: Path | None, dev
     InputError
         If one of them is not known or not there, or the output is no part of the movie.
     """
-    raw = open_store(_found(output, movie, "movie", "--movie STORE"))
-    denoiser = load_model(_found(output, model, "model", "-m MODEL"), device)
     made = output.provenance
     if "choice" not in made:
         raise InputError(
             output.path, "was not made by n2n-pipeline denoise", "only a truth can judge it: --truth F"
         )
+    raw = open_store(_found(output, movie, "movie", "--movie STORE"))
+    denoiser = load_model(_found(output, model, "model", "-m MODEL"), device)
     config = DenoiseConfig.model_validate(made.get("settings", {}))
     frame = made.get("frame_of_reference", config.frame_of_reference)
     window = None if denoiser.card.ladder else made.get("window")

@@ -74,7 +74,8 @@ def _written_whole(file: Path) -> Iterator[Path]:
     try:
         temporary.open("xb").close()
     except OSError as error:
-        raise InputError(file, f"cannot be created: {error.strerror}", code=ExitCode.CANNOT_CREATE) from error
+        what = str(error.strerror).lower() if file.parent.is_dir() else f"there is no folder {file.parent}"
+        raise InputError(file, what, "choose another name", ExitCode.CANNOT_CREATE) from error
     try:
         yield temporary
         sync(temporary)

@@ -165,7 +165,8 @@ def match_folders(even: Path, odd: Path) -> list[tuple[Path, Path]]:
     without_even = [odds[name] for name in odds if name not in evens]
     if len(evens) != len(odds):
         what = f"{even.name} has {len(evens)} movies, {odd.name} {len(odds)}"
-        missing = [("odd", without_odd), ("even", without_even)]
+        missing = [("odd", [Path(file.name) for file in without_odd])]
+        missing += [("even", [Path(file.name) for file in without_even])]
         todo = "; ".join(f"missing in {name}: {_list_names(files)}" for name, files in missing if files)
         raise InputError(even.parent, what, todo)
     if without_odd:
@@ -180,7 +181,7 @@ def _pair_name(path: Path) -> str:
 
 def _list_names(files: list[Path]) -> str:
     more = f" and {len(files) - _MAX_LISTED} more" if len(files) > _MAX_LISTED else ""
-    return ", ".join(file.name if file.parent.is_absolute() else str(file) for file in files[:_MAX_LISTED]) + more
+    return ", ".join(str(file) for file in files[:_MAX_LISTED]) + more
 
 
 def _open_pairs(path: Path, options: IngestConfig) -> ImageMovie:

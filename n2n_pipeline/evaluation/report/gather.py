@@ -73,6 +73,8 @@ def gather(output: Path) -> Run:
     movie = _made_from(run, "movie") or folder / "movie.zarr"
     run.movie = _open(run, movie, "The movie", f"ingest MOVIE {_word(movie)}")
     if run.denoised is None and run.movie is None:
+        if store.exists():
+            open_store(store)  # and hear why it cannot be shown
         raise InputError(output, "no store to report on here", "run the pipeline first", ExitCode.NO_INPUT)
     if run.movie is not None and run.movie.shifts is None:
         run.missing.append(Missing("Drift", "not estimated, taken as none", f"n2n-pipeline align {_word(movie)}"))
