@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import distributed
 import mrcfile
 import numpy as np
 import psutil
@@ -26,6 +31,16 @@ from n2n_pipeline.records import status, verify
 from n2n_pipeline.store import open_store
 
 SHAPE = (40, 48, 64)
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in the background, and end it."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -76,30 +91,79 @@ def test_workers_end_with_the_same_bytes_as_threads_and_listen_on_this_host_alon
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(movie, ram, monkeypatch):
+@pytest.mark.parametrize("seed", range(2))
+def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(movie, ram, seed, record_property):
     whole = tree(ingest_movie(movie, ram / "threads.zarr"))
     with connect("local:2") as client:
         assert client is not None
-        stop = threading.Event()
-        killer = threading.Thread(target=_kill_now_and_then, args=(client, stop))
+        client.register_plugin(Slow())
+        stop, kills = threading.Event(), [0]
+        killer = threading.Thread(target=_kill_now_and_then, args=(stop, kills, seed))
         killer.start()
         ingest_movie(movie, ram / "workers.zarr", client=client)
         stop.set()
         killer.join()
+    record_property("kills", kills[0])
+    assert kills[0]
     assert tree(ram / "workers.zarr") == whole
 
 
-def _kill_now_and_then(client: object, stop: threading.Event) -> None:
-    while not stop.wait(0.5):
-        for child in psutil.Process().children(recursive=True)[-1:]:
-            child.send_signal(signal.SIGKILL)
+def _slow_down() -> None:
+    """Make the work last long enough to be killed in."""
+    real = frame_pass.write_frames
+
+    def slowly(*args: object) -> None:
+        time.sleep(0.4)
+        real(*args)
+
+    frame_pass.write_frames = slowly
+
+
+def _kill_now_and_then(stop: threading.Event, kills: list[int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    while not stop.wait(random.uniform(0.2, 0.8)):
+        workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        for worker in workers[-1:]:
+            worker.send_signal(signal.SIGKILL)
+            kills[0] += 1
+
+
+def _poison(ending: str) -> None:
+    real = frame_pass.write_frames
+
+    def fail(array: object, span: range, frames: np.ndarray) -> None:
+        if span.start == 16 and ending == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if span.start == 16:
+            raise ValueError("poison")
+        real(array, span, frames)
+
+    frame_pass.write_frames = fail
+
+
+class Slow(distributed.WorkerPlugin):
+    """Whatever worker comes is slow."""
+
+    def setup(self, worker: object) -> None:
+        _slow_down()
+
+
+class Poison(distributed.WorkerPlugin):
+    """Whatever worker comes is poisoned, too."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+
+    def setup(self, worker: object) -> None:
+        _poison(self.ending)
 
 
 @pytest.mark.slow
-def test_a_unit_that_fails_everywhere_is_set_aside_and_all_others_are_done(movie, ram):
+@pytest.mark.parametrize("ending", ["failed", "killed"])
+def test_a_unit_that_fails_everywhere_is_set_aside_and_all_others_are_done(movie, ram, ending):
     with connect("local:2") as client:
         assert client is not None
-        client.run(_poison)
+        client.register_plugin(Poison(ending))
         with pytest.raises(InputError, match=r"1 parts failed, first frames-0000016"):
             ingest_movie(movie, ram / "out.zarr", client=client)
     found = status(ram / "out.zarr")
@@ -110,15 +174,37 @@ def test_a_unit_that_fails_everywhere_is_set_aside_and_all_others_are_done(movie
     assert not status(ram / "out.zarr")["failed"]
 
 
-def _poison() -> None:
-    real = frame_pass.write_frames
-
-    def fail(array: object, span: range, frames: np.ndarray) -> None:
-        if span.start == 16:
-            raise ValueError("poison")
-        real(array, span, frames)
-
-    frame_pass.write_frames = fail
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_command_with_75_and_a_rerun_continues(
+    movie, ram, environment, record_property
+):
+    whole = tree(ingest_movie(movie, ram / "whole.zarr"))
+    file = ram / "scheduler.json"
+    words = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    with contextlib.ExitStack() as stack:
+        scheduler = stack.enter_context(_started([sys.executable, "-m", "distributed.cli.dask_scheduler", *words]))
+        while not file.exists():
+            time.sleep(0.05)
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
+        stack.enter_context(_started([*worker, "--host", "127.0.0.1", "--no-dashboard", "--death-timeout", "5"]))
+        address = json.loads(file.read_text())["address"]
+        with connect(address) as client:
+            assert client is not None
+            client.wait_for_workers(1)
+            client.register_plugin(Slow())
+        command = [sys.executable, "-m", "n2n_pipeline", "ingest", str(movie), str(ram / "out.zarr"), "--cluster"]
+        with subprocess.Popen([*command, address], env=environment, stderr=subprocess.PIPE, text=True) as ingest:
+            while not list((ram / "out.zarr").glob("records/units/*")) and ingest.poll() is None:
+                time.sleep(0.05)
+            scheduler.kill()
+            killed = time.monotonic()
+            _, errors = ingest.communicate(timeout=60)
+            record_property("seconds to exit", round(time.monotonic() - killed, 1))
+    assert ingest.returncode == ExitCode.STOPPED, errors
+    assert "the scheduler is gone; run the same command again to continue" in errors
+    assert 0 < status(ram / "out.zarr")["done"] < status(ram / "out.zarr")["units"]
+    ingest_movie(movie, ram / "out.zarr")
+    assert tree(ram / "out.zarr") == whole
 
 
 # Jobs

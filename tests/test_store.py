@@ -27,6 +27,8 @@ from n2n_pipeline.layout import (
     plan_units,
     round_mantissa,
 )
+from n2n_pipeline.manifest import SHIFTS
+from n2n_pipeline.records import verify
 from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import (
@@ -145,6 +147,20 @@ def test_a_block_that_is_not_a_whole_shard_is_refused(ram, shape):
 # Metadata
 
 
+def test_no_flipped_bit_of_the_shifts_moves_a_frame(movie):
+    write_shifts(movie.path, Shifts(np.random.default_rng(3).normal(size=(10, 2)), np.ones(10)))
+    kept, whole = open_store(movie.path).shifts, (movie.path / SHIFTS).read_bytes()
+    for place in np.random.default_rng(4).integers(8 * len(whole), size=100):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        (movie.path / SHIFTS).write_bytes(flipped)
+        try:
+            np.testing.assert_array_equal(open_store(movie.path).shifts.dy_dx, kept.dy_dx)
+        except InputError as error:
+            assert "run align again" in str(error)  # noqa: PT017 - it may also do no harm
+            assert verify(movie.path)["changed"] == [SHIFTS]
+
+
 def test_what_is_known_of_a_movie_survives(movie):
     again = open_store(movie.path).info
     assert again.shape == (10, 61, 67)
@@ -248,26 +264,53 @@ def test_a_shard_that_is_lost_is_named_and_never_read_as_zeros(movie):
     ],
     ids=["empty", "cut by a byte", "cut by half", "tail zeroed", "all zeroed"],
 )
-def test_a_damaged_shard_is_an_error_on_reading(movie, damage):
-    shard = movie.path / "0/c/0/0/0"
-    shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(InputError, match="0/c/0/0/0") as error:
-        movie.read(slice(None))
-    assert error.value.code == ExitCode.CORRUPT
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-def test_no_flipped_bit_is_read_as_data(ram, dtype):
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])  # every codec
+def test_a_damaged_shard_is_an_error_on_reading_and_verify_names_it(ram, dtype, damage):
     store = write_movie(ram / "movie.zarr", counts(dtype=dtype))
     shard = store.path / "0/c/0/0/0"
-    whole = shard.read_bytes()
-    rng = np.random.default_rng(0)
-    for offset, bit in zip(rng.integers(len(whole), size=60), rng.integers(8, size=60), strict=True):
-        flipped = bytearray(whole)
-        flipped[offset] ^= 1 << bit
-        shard.write_bytes(flipped)
-        with pytest.raises(InputError, match="damaged"):
-            store.read(slice(None))
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(InputError, match="0/c/0/0/0") as error:
+        store.read(slice(None))
+    assert error.value.code == ExitCode.CORRUPT
+    found = verify(store.path)
+    assert found["missing"] + found["changed"] == ["0/c/0/0/0"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"torn")])
+def test_a_boundary_shard_that_is_torn_is_written_again(ram, monkeypatch, damage):
+    """Where the movie is no multiple of the shard, a writer that reads the torn one first would fail for ever."""
+    monkeypatch.setattr("n2n_pipeline.layout.SMALL_SHARD_BYTES", 0)
+    whole = write_movie(ram / "movie.zarr", counts()).path
+    shards = {path: path.read_bytes() for path in (whole / "0/c").rglob("*") if path.is_file()}
+    last = max(shards)
+    assert len(shards) * 4 > len(counts())
+    damage(last)
+    write_movie(whole, counts())
+    assert {path: path.read_bytes() for path in shards} == shards
+    assert verify(whole)["ok"]
+
+
+@pytest.mark.parametrize(("dtype", "flips"), [("uint8", 50), ("int16", 200), ("float32", 50)])
+def test_every_flipped_bit_is_found_by_verify_and_none_is_read_as_data(ram, dtype, flips, record_property):
+    dark = np.random.default_rng(2).normal(size=(61, 67))
+    store = write_movie(ram / "movie.zarr", counts(dtype=dtype), references=References(dark))
+    files = {"0/c/0/0/0": (store.path / "0/c/0/0/0").read_bytes()}
+    files |= {"references/dark/c/0/0": (store.path / "references/dark/c/0/0").read_bytes()}
+    rng, found, refused = np.random.default_rng(0), 0, 0
+    for number in range(flips):
+        name = list(files)[number % 5 == 0]
+        flipped = bytearray(files[name])
+        flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+        (store.path / name).write_bytes(flipped)
+        found += verify(store.path)["changed"] == [name]
+        try:
+            open_store(store.path).read(slice(None))
+        except InputError as error:
+            refused += "damaged" in str(error)
+        (store.path / name).write_bytes(files[name])
+    record_property("flips", flips)
+    record_property("found by verify", found)
+    assert (found, refused) == (flips, flips)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -302,18 +300,3 @@ def test_reading_computing_and_writing_overlap(movie, model, tmp_path, monkeypat
     start = time.perf_counter()
     denoise_store(path, model, tmp_path / "out.zarr", config)
     assert time.perf_counter() - start < 2 * 40 * 0.05  # one after another they take 3
-
-
-@pytest.mark.slow
-def test_a_process_killed_again_and_again_ends_in_the_same_bytes(movie, model, tmp_path):
-    words = [sys.executable, "-m", "n2n_pipeline", "denoise", movie, "-m", model, "--quiet", "--threads", "1"]
-    words += ["--set", "denoise.tile.core_px=8", "--set", "denoise.tile.halo_px=exact", "-o"]
-    subprocess.run([*words, tmp_path / "whole" / "out.zarr"], check=True)
-    output, seconds = tmp_path / "killed" / "out.zarr", 2.0
-    for _ in range(5):
-        try:
-            subprocess.run([*words, output], timeout=seconds, check=True)
-        except subprocess.TimeoutExpired:  # which kills it
-            seconds *= 1.2
-    subprocess.run([*words, output], check=True)
-    assert files(output) == files(tmp_path / "whole" / "out.zarr")

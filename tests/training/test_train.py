@@ -1,19 +1,12 @@
 """A training ends in the same bytes whether or not it was interrupted, and says what it cannot do."""
 
 import csv
-import errno
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import KILLED
 
 from n2n_pipeline import records
 from n2n_pipeline.checkpoint import load_model, weights_digest
@@ -97,97 +90,6 @@ def test_a_training_asked_to_stop_continues_to_the_same_bytes(trained, movie, tm
     assert read_metrics(tmp_path / "model") == read_metrics(trained)
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from faults import counted
-from n2n_pipeline.config import RunConfig
-from n2n_pipeline.training import train_model
-movie, output, config, at = sys.argv[1:]
-with counted(int(at)):
-    train_model([Path(movie)], Path(output), RunConfig.model_validate_json(config))
-"""
-
-
-def start_child(movie: Path, output: Path, config: RunConfig, at: int = 0) -> subprocess.Popen:
-    """Train in another process, which dies at its file operation number ``at``, if that is not 0."""
-    words = [sys.executable, "-c", CHILD, str(movie), str(output), config.model_dump_json(), str(at)]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
-
-
-def kill_at(output: Path, step: int, delay: float, child: subprocess.Popen) -> None:
-    """Kill a child some time after it saved a step's state."""
-    state = output / "resume" / f"step-{step:09d}.safetensors"
-    deadline = time.monotonic() + 120
-    while not state.exists() and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(delay)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-
-
-@pytest.mark.slow
-def test_kills_at_ten_moments_leave_the_same_bytes(movie, tmp_path):
-    config = told(steps=200, save_every=3, validate_every=50)
-    whole = start_child(movie, tmp_path / "whole", config)
-    assert whole.wait() == 0
-    draw = random.Random(0)
-    for moment in range(5):  # between two steps, in one, or in what follows it
-        child = start_child(movie, tmp_path / "killed", config)
-        kill_at(tmp_path / "killed", 18 * moment, draw.uniform(0, 0.05), child)
-    for _ in range(5):  # in the middle of saving: writing, flushing, renaming or removing a file
-        child = start_child(movie, tmp_path / "killed", config, at=draw.randint(1, 150))
-        assert child.wait(120) == KILLED
-    train_model([movie], tmp_path / "killed", config)
-    assert weights_digest(tmp_path / "killed") == weights_digest(tmp_path / "whole")
-    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
-
-
-class Killed(BaseException):
-    """In place of SIGKILL: nothing catches it."""
-
-
-@pytest.mark.parametrize("nth", range(1, 12))
-def test_a_kill_at_any_write_leaves_the_same_bytes(trained, movie, tmp_path, monkeypatch, nth):
-    from n2n_pipeline import files
-
-    rename, calls = Path.replace, iter(range(1, 1000))
-
-    def die_at_nth(path, target):
-        if next(calls) == nth:
-            raise Killed
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.Path, "replace", die_at_nth)
-        with pytest.raises(Killed):
-            train_model([movie], tmp_path / "model", CONFIG)
-    train_model([movie], tmp_path / "model", CONFIG)
-    assert weights_digest(tmp_path / "model") == weights_digest(trained)
-
-
-@pytest.mark.parametrize("nth", [1, 4, 7, 10])
-def test_a_full_disk_is_one_line_and_a_rerun_continues(trained, movie, tmp_path, monkeypatch, nth):
-    from n2n_pipeline import files
-
-    rename, calls = Path.replace, iter(range(1, 1000))
-
-    def fail_at_nth(path, target):
-        if next(calls) == nth:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.Path, "replace", fail_at_nth)
-        with pytest.raises(InputError) as error:
-            train_model([movie], tmp_path / "model", CONFIG)
-    assert error.value.code == ExitCode.IO
-    train_model([movie], tmp_path / "model", CONFIG)
-    assert weights_digest(tmp_path / "model") == weights_digest(trained)
-
-
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:200] + b"\x7f" + d[201:], lambda d: b""])
 def test_a_damaged_state_is_passed_over_for_the_one_before(trained, movie, tmp_path, monkeypatch, caplog, damage):
     calls = iter(range(1, 100))
@@ -199,6 +101,14 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(trained, movie, tmp_p
     train_model([movie], tmp_path / "model", CONFIG)
     assert "damaged; going back to the state before it" in caplog.text
     assert weights_digest(tmp_path / "model") == weights_digest(trained)
+
+
+@pytest.mark.parametrize(("where", "window"), [("risks", "auto"), ("training.stacks", 8)])
+def test_a_training_is_stopped_while_it_still_looks_at_the_movie(movie, tmp_path, monkeypatch, where, window):
+    monkeypatch.setattr(f"n2n_pipeline.{where}.stop_requested", lambda: True)
+    with pytest.raises(Stopped):
+        train_model([movie], tmp_path / "model", told(window=window))
+    assert not (tmp_path / "model" / "weights.safetensors").exists()
 
 
 def test_other_settings_are_refused_until_told_to_start_again(movie, tmp_path):
