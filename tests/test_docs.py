@@ -1,4 +1,4 @@
-"""What the documentation says to type, typed."""
+"""What the documentation says to type, typed; what the table of faults names, there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,3 +23,13 @@ def test_the_first_steps_in_python_can_be_taken(tmp_path):
     assert float(errors[2]) < 0.25 * float(errors[1])
     for name in ("report.html", "denoised.mrc", "model/weights.safetensors"):
         assert (tmp_path / "steps" / name).stat().st_size > 0
+
+
+def test_every_row_of_the_table_of_faults_names_tests_that_exist():
+    table = yaml.safe_load((ROOT / "benchmarks/faults.yaml").read_text("utf-8"))
+    for number, row in table["rows"].items():
+        for test in row["tests"]:
+            file, _, name = test.partition(" ")
+            name = name.partition("[")[0]
+            text = (ROOT / table["files"][file]).read_text("utf-8")
+            assert f"def test_{name}(" in text or f"{name.partition('::')[0]} =" in text, f"{number}: {test}"
