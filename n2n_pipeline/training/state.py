@@ -110,9 +110,12 @@ def save_state(folder: Path, state: TrainingState) -> None:
     write_atomically(path, data)
     record = {"sha256": digest_file(path), "counters": vars(state.counters)}
     write_atomically(stem.with_suffix(".json"), to_json(record))
-    for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    kept = {record.stem for record in sorted(folder.glob("step-*.json"))[-KEPT:]}
+    for old in sorted(
+        folder.glob("step-*")
+    ):  # by name, so a record before its state; a killed run leaves states without
+        if old.stem not in kept:
+            old.unlink()
 
 
 def load_state(folder: Path, state: TrainingState) -> bool:

@@ -82,6 +82,8 @@ def train_model(
             ranks.from_leader([float(bool(ledger.pending))])
             if ledger.pending:
                 _lead(movies, output, config, ranks, ledger)
+            if not ledger.finished:  # also where a run was killed between the weights and this
+                ledger.complete()
             return output / WEIGHTS
 
 
@@ -94,7 +96,6 @@ def _lead(movies: Movies, output: Path, config: RunConfig, ranks: Ranks, ledger:
     card = describe_model(plan, movies, config, state.counters.step)
     with ledger.writing(UNIT):
         save_model(output, state.network, _settle_window(movies, state.network, card, ranks.device))
-    ledger.complete()
 
 
 def _settle_window(movies: Movies, network: UNet, card: ModelCard, device: torch.device) -> ModelCard:
