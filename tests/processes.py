@@ -14,14 +14,26 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 from faults import counted, die, raise_error
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["preloaded"])
+
+
+@cache
+def _start_server() -> None:
+    """Start the server where it finds what it shall load: it is told of folders by the environment alone."""
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]), prepend=os.pathsep)
+        ensure_running()
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Running:
         self._streams = {name: folder.with_name(f"{folder.name}.{name}") for name in ("out", "err", "count")}
         for stream in self._streams.values():
             stream.unlink(missing_ok=True)
+        _start_server()
         self.process: BaseProcess = _SERVER.Process(target=_work, args=(order, folder, self._streams))
         self.process.start()
 
@@ -79,9 +92,9 @@ class Running:
         """Kill it and all that it started; tell whether it was still at work."""
         alive = self.process.is_alive() and self.process.pid is not None
         if alive:
-            with contextlib.suppress(ProcessLookupError):  # not yet the leader of its group
-                os.killpg(self.process.pid, signal.SIGKILL)
-            os.kill(self.process.pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it may not lead its group yet, or have ended by itself
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.process.pid, signal.SIGKILL)
         self.process.join()
         return self.process.exitcode == -signal.SIGKILL
 
@@ -108,7 +121,9 @@ def run(order: Order, folder: Path, seconds: float = 120) -> End:
 
 
 def _work(order: Order, folder: Path, streams: Mapping[str, Path]) -> None:
-    os.setsid()
+    if "preloaded" not in sys.modules:
+        raise RuntimeError("the server has loaded nothing: every command would take seconds")
+    os.setpgid(0, 0)
     os.chdir(folder)
     os.environ.update(order.environment)
     for descriptor, name in ((1, "out"), (2, "err")):

@@ -169,7 +169,7 @@ def small(root) -> Bench:
 @pytest.fixture(scope="module")
 def large(root) -> Bench:
     (root / "large").mkdir()
-    return Bench(root / "large", (24, 64, 64), LONG)
+    return Bench(root / "large", (16, 128, 128), LONG)
 
 
 # Kills and signals at any time
