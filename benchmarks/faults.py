@@ -104,7 +104,7 @@ def run_tests(tests: Sequence[str]) -> dict[str, Case]:
     with tempfile.TemporaryDirectory() as folder:
         report, listed = Path(folder) / "report.xml", Path(folder) / "tests"
         listed.write_text("\n".join(tests))
-        done = pytest("-q", "--timeout=900", f"--junitxml={report}", f"@{listed}")
+        done = pytest("-q", "--timeout=900", "-o", "junit_family=xunit1", f"--junitxml={report}", f"@{listed}")
         if not report.exists():
             raise SystemExit(done.stdout + done.stderr)
         cases = [read_case(element) for element in ET.parse(report).iter("testcase")]
