@@ -70,7 +70,7 @@ __all__ = [
 SCHEMA = 1
 FLUSHES = 16  # of folders, at a time
 LONGEST_VALUE = 24  # of a setting, in an error's line
-FOLLOWING = {"shards", "chunks"}  # of a fingerprint's keys, those that settings decide
+FOLLOWING = {"shards", "chunks", "shuffle"}  # of a fingerprint's keys, those that settings decide
 
 _log = logging.getLogger(__name__)
 _stop = threading.Event()

@@ -177,9 +177,11 @@ def place(tmp_path_factory) -> Path:
 def test_no_command_runs_what_a_pickle_holds(place, use, name):
     end = run(Order(use.format(name).split()), place)
     assert not (place / "marker").exists()
-    assert end.code not in (0, ExitCode.BUG), end.errors
+    assert end.code != ExitCode.BUG, end.errors
     assert "Traceback" not in end.errors
-    assert end.errors.splitlines()[-1].startswith("n2n-pipeline: error: ")
+    if not use.startswith("report"):  # which shows what lies beside it, and says what it could not open
+        assert end.code != 0
+        assert end.errors.splitlines()[-1].startswith("n2n-pipeline: error: ")
 
 
 def test_the_payload_would_run(tmp_path):
