@@ -32,7 +32,7 @@ from n2n_pipeline.training.distributed import Ranks
 from n2n_pipeline.training.gradients import GradientThreads
 from n2n_pipeline.training.losses import weighted_loss
 from n2n_pipeline.training.patches import PatchSampler
-from n2n_pipeline.training.state import TrainingState, copy_into, load_state, save_state
+from n2n_pipeline.training.state import TrainingState, copy_into, drop_older, load_state, save_state
 from n2n_pipeline.training.validation import Scores, ValidationSet, is_worse, score
 
 WARM_UP = 0.03
@@ -159,6 +159,8 @@ class Trainer:
         """
         if not self.ranks.any(load_state(self.resume, self.state)):  # all have looked before one writes
             self._save()
+        elif self.ranks.leads:
+            drop_older(self.resume)
         total = None if self.task.config.time_minutes else self.task.config.steps
         batches = BatchQueue(self.make_batch, workers=1 if self.ranks.device.type == "cpu" else 8)
         try:

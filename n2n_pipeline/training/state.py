@@ -110,10 +110,13 @@ def save_state(folder: Path, state: TrainingState) -> None:
     write_atomically(path, data)
     record = {"sha256": digest_file(path), "counters": vars(state.counters)}
     write_atomically(stem.with_suffix(".json"), to_json(record))
+    drop_older(folder)
+
+
+def drop_older(folder: Path) -> None:
+    """Drop all states but the newest two, and what a run that was killed left of others."""
     kept = {record.stem for record in sorted(folder.glob("step-*.json"))[-KEPT:]}
-    for old in sorted(
-        folder.glob("step-*")
-    ):  # by name, so a record before its state; a killed run leaves states without
+    for old in sorted(folder.glob("step-*")):  # by name, so a record before its state
         if old.stem not in kept:
             old.unlink()
 
