@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.buffers import contiguous, empty
 from n2n_pipeline.config import Frame, Split
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.filling import FILL_REACH, fill_from_neighbours
@@ -169,8 +170,10 @@ def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> 
     cut = stack[:, :, *crops[0]]
     if len(stack) == 1:
         return np.broadcast_to(cut, (len(numbers), *cut.shape[1:]))
-    is_run = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    return cut[numbers[0] : numbers[0] + len(numbers)] if is_run else cut[numbers]
+    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return cut[numbers[0] : numbers[0] + len(numbers)]
+    taken = empty((len(numbers), *cut.shape[1:]), cut.dtype)
+    return np.take(cut, numbers, axis=0, out=taken, mode="clip")  # other modes copy once more
 
 
 class _Windows(Protocol):
@@ -301,7 +304,7 @@ def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range]
     if raw.counts.dtype.kind == "f" and not np.isfinite(raw.counts).all():
         return _average_moving(movie, windows, canvas, shifts)
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
-    halves = windows.average_halves(raw.counts.reshape(len(raw.counts), -1), dark, gain)
+    halves = windows.average_halves(contiguous(raw.counts).reshape(len(raw.counts), -1), dark, gain)
     averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
     counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in windows.count_frames())
     pair = Pair(*averages, *counts)

@@ -20,6 +20,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.buffers import contiguous, empty
 from n2n_pipeline.config import Split
 
 Array = npt.NDArray[Any]
@@ -118,7 +119,7 @@ def slide_halves(
     """
     finish = finish or Finish()
     n_windows, size = len(frames) - window + 1, frames.shape[1]
-    halves = Halves(np.empty((n_windows, size), dtype), np.empty((n_windows, size), dtype))
+    halves = Halves(empty((n_windows, size), dtype), empty((n_windows, size), dtype))
     summed = _type_of_sums(frames.dtype, window)
     rows = len(frames) if balanced else 2
     pixels = min(CACHE_BYTES // (rows * summed.itemsize), MOST_PIXELS, size)
@@ -126,7 +127,7 @@ def slide_halves(
     kernel = _balanced if balanced else _interleaved
     counts = (float(max(finish.even_count, 1)), float(max(finish.odd_count, 1)))
     references = prepare_references(finish.dark, finish.gain)
-    kernel(np.ascontiguousarray(frames), window, work, counts, references, halves)
+    kernel(contiguous(frames), window, work, counts, references, halves)
     return halves
 
 

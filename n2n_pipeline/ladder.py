@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.buffers import contiguous, empty
 from n2n_pipeline.halving import Halves, prepare_references, write_average
 
 Array = npt.NDArray[Any]
@@ -169,13 +170,13 @@ class Ladder(NamedTuple):
         self, frames: Array, members: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
     ) -> Halves:
         shape = (len(self._computed), len(self.windows), frames.shape[1])
-        halves = Halves(np.empty(shape, dtype), np.empty(shape, dtype))
+        halves = Halves(empty(shape, dtype), empty(shape, dtype))
         is_small = frames.dtype.kind in "iub" and frames.dtype.itemsize <= 2
         rows = shape[0] + 2 * (self.windows[-1] // 2)
         work = np.empty((rows, min(BLOCK, max(shape[2], 1))), np.int32 if is_small else np.float64)
         middle = np.where(np.array(self._computed) == self.n_frames - 1, -1, 1)
         place = (self.frames[0] - self.needed[0], np.array(self.windows) // 2, middle)
-        _slide_levels(np.ascontiguousarray(frames), place, work, members, references, halves)
+        _slide_levels(contiguous(frames), place, work, members, references, halves)
         return halves
 
 

@@ -216,7 +216,7 @@ def _nest(blocks: npt.NDArray[Any], levels: int) -> Any:
 
 
 def _read_counts(store: MovieStore, box: Box) -> Counts:
-    return np.ascontiguousarray(store.read(*box))
+    return store.read(*box)
 
 
 def _average_block(blocks: _Blocks, counts: Counts, box: Box, region: Region) -> Pair:
