@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cloudpickle
 import distributed
 import mrcfile
 import numpy as np
@@ -131,12 +132,12 @@ def _kill_now_and_then(stop: threading.Event, kills: list[int], seed: int) -> No
 def _poison(ending: str) -> None:
     real = frame_pass.write_frames
 
-    def fail(array: object, span: range, frames: np.ndarray) -> None:
+    def fail(folder: Path, layout: object, span: range, frames: np.ndarray) -> None:
         if span.start == 16 and ending == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if span.start == 16:
             raise ValueError("poison")
-        real(array, span, frames)
+        real(folder, layout, span, frames)
 
     frame_pass.write_frames = fail
 
@@ -146,6 +147,9 @@ class Slow(distributed.WorkerPlugin):
 
     def setup(self, worker: object) -> None:
         _slow_down()
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test's module
 
 
 class Poison(distributed.WorkerPlugin):

@@ -49,6 +49,12 @@ class OneLineErrors(click.Group):
         ctx.call_on_close(lambda: logging.captureWarnings(False))
         _end_like_interrupt(ctx)
         try:
+            return self._invoke(ctx)
+        except KeyboardInterrupt:  # a second signal, while the first one is being answered
+            ctx.exit(ExitCode.STOPPED)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
             result = super().invoke(ctx)
             LOGGER.debug("done")
             return result
