@@ -1,6 +1,5 @@
 """Time and memory of storing a movie, against what users would do instead and against the codec's own limit.
 
-    pip install rosettasciio
     python benchmarks/ingest.py            # 1 GiB of counts, 3 rounds
     python benchmarks/ingest.py --memory   # peak memory for 1 and 4 GiB of 2048 x 4096 frames
     python benchmarks/ingest.py --cores    # two cores against one, for LZW TIFF and EER
@@ -37,6 +36,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from environments import add_option, python_of
 
 RESULTS = Path(__file__).parent / "results"
 CHUNKS = (4, 512, 512)
@@ -117,12 +117,12 @@ METHODS: dict[str, Callable[[Path, Path], None] | None] = {
 }
 
 
-def command(method: str, movie: Path, output: Path) -> list[str]:
+def command(method: str, movie: Path, output: Path, python: Path) -> list[str]:
     """Return the words that start one method in a fresh process."""
     if METHODS[method] is None:
         start = "from n2n_pipeline.cli import main; main()"
-        return [sys.executable, "-c", start, "ingest", str(movie), str(output), "--quiet"]
-    return [sys.executable, __file__, "--run", method, str(movie), str(output)]
+        return [str(python), "-c", start, "ingest", str(movie), str(output), "--quiet"]
+    return [str(python), __file__, "--run", method, str(movie), str(output)]
 
 
 def forget(path: Path) -> None:
@@ -144,7 +144,12 @@ def peak_anonymous(pid: int, ended: threading.Event) -> float:
 
 
 def run(
-    method: str, movie: Path, folder: Path, n_cores: int | None = None, words: Sequence[str] = ()
+    method: str,
+    movie: Path,
+    folder: Path,
+    n_cores: int | None = None,
+    words: Sequence[str] = (),
+    python: Path = Path(sys.executable),
 ) -> dict[str, float]:
     """Time one whole command, from a cold source to the disk."""
     cores = sorted(os.sched_getaffinity(0))[:n_cores]
@@ -155,7 +160,7 @@ def run(
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     process = subprocess.Popen(
-        [*command(method, movie, output), *words],
+        [*command(method, movie, output, python), *words],
         stdout=subprocess.DEVNULL,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
@@ -185,15 +190,16 @@ def ratio(rounds: list[dict[str, dict[str, float]]], key: str, method: str, othe
     return round(statistics.median(turn[method][key] / turn[other][key] for turn in rounds), 3)
 
 
-def compare_speed(folder: Path, n_rounds: int) -> dict[str, object]:
+def compare_speed(folder: Path, n_rounds: int, environments: Path) -> dict[str, object]:
     """Compare all methods on 1 GiB of counts."""
+    pythons = {"rosettasciio": python_of("rosettasciio", environments)}
     movie = folder / "movie.mrc"
     make_movie(movie, (128, 2048, 2048))
     rounds: list[dict[str, dict[str, float]]] = []
     for _ in range(n_rounds):
         rounds.append({})
         for method in METHODS:
-            rounds[-1][method] = run(method, movie, folder)
+            rounds[-1][method] = run(method, movie, folder, python=pythons.get(method, Path(sys.executable)))
             print(method, rounds[-1][method], flush=True)
     ours = "n2n-pipeline"
     speed = {f"speed_over_{other}": ratio(rounds, "mb_per_s", ours, other) for other in METHODS if other != ours}
@@ -290,6 +296,7 @@ def main() -> None:
     parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="folder for movies and stores, on the disk to be measured")
+    add_option(parser)
     chosen = parser.parse_args()
     if chosen.run:
         method = METHODS[chosen.run[0]]
@@ -305,7 +312,7 @@ def main() -> None:
         elif chosen.sizes:
             name, result = "ingest_sizes", compare_sizes(folder)
         else:
-            name, result = "ingest_speed", compare_speed(folder, chosen.rounds)
+            name, result = "ingest_speed", compare_speed(folder, chosen.rounds, chosen.environments)
     machine = {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
     python benchmarks/pairs.py                        # 512 x 1024 x 1024 counts of 8 bits, 3 rounds
 
-Every method runs in a fresh process; other libraries in a virtual environment that this script makes. They
+Every method runs in a fresh process; other libraries in the virtual environment that ``peers.sh`` makes. They
 take turns, so that a noisy machine is unfair to none; figures are medians over rounds, ratios medians of the ratio
 within a round. Output goes block by block into a sink that discards it, but for the two that fill memory.
 
@@ -22,23 +22,21 @@ import platform
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
+from environments import add_option, python_of
 
 import n2n_pipeline as n2n
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import MovieStore, References, open_store, write_movie
 
 RESULTS = Path(__file__).parent / "results" / "pairs.json"
-PEERS = ["bottleneck==1.6.0"]
 METHODS = {
     "n2n-pipeline interleaved": (8, 16, 64),
     "n2n-pipeline balanced": (8, 16, 64),
@@ -174,18 +172,6 @@ def largest_error(movie: Path) -> float:
     return worst
 
 
-def make_environment(folder: Path) -> Path:
-    """Make a virtual environment with the peers' packages, which sees this one's; return its Python."""
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    theirs = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    )
-    Path(theirs.strip(), "this.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PEERS], check=True)
-    return python
-
-
 def run_in_fresh_process(python: Path, method: str, window: int, movie: Path, frames: int) -> dict[str, float]:
     """Measure a method in a process of its own."""
     words = [python, __file__, "--child", method, "--window", window, "--movie", movie, "--frames", frames]
@@ -232,6 +218,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=512)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    add_option(parser)
     parser.add_argument("--child", metavar="METHOD", help=argparse.SUPPRESS)
     parser.add_argument("--window", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--movie", type=Path, help=argparse.SUPPRESS)
@@ -242,8 +229,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         movie = Path(folder, "movie.zarr")
         write_movie(movie, make_counts((told.frames, told.side, told.side)))
-        python = make_environment(Path(folder, "peers"))
-        found = compare(movie, told.frames, told.rounds, python)
+        found = compare(movie, told.frames, told.rounds, python_of("xarray", told.environments))
         half = run_in_fresh_process(
             Path(sys.executable), "n2n-pipeline balanced stored", 16, movie, told.frames // 2
         )
@@ -251,7 +237,7 @@ def main() -> None:
     result: dict[str, Any] = {"ratios": sum_up(found), "largest_relative_error": error}
     result["peak_mib_of_half_as_many_frames"] = half["peak_mib_above_start"]
     result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    result |= {"shape": [told.frames, told.side, told.side], "packages": PEERS, "rounds": found}
+    result |= {"shape": [told.frames, told.side, told.side], "rounds": found}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))

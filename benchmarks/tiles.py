@@ -5,7 +5,7 @@
     python benchmarks/tiles.py --environments DIR      # where other libraries are installed, and kept
 
 Every method runs in a fresh process, for the allocator's settings hold for a whole process, and other libraries in
-a virtual environment that this script makes for each of them, with this one's PyTorch. They take turns, so that a
+the virtual environments that ``peers.sh`` makes, with this one's PyTorch. They take turns, so that a
 noisy machine is unfair to none; ratios are medians over rounds of the ratio within a round. Images are in memory
 before and after; neither start-up nor a small image first are counted. Megapixels per CPU second hold on a machine
 that others use too. A library that cannot be installed is named in the results, with the reason.
@@ -26,7 +26,6 @@ floating-point operations of the bare network per pixel of a 512 x 512 image.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -34,10 +33,8 @@ import resource
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -48,6 +45,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from environments import MissingPeer, add_option, python_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from n2n_pipeline import model
@@ -65,16 +63,7 @@ from n2n_pipeline.store import write_movie
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"paper": PAPER_NETWORK, "default": CPU_NETWORK}
-PACKAGES = {
-    "monai": ("monai==1.6.1",),
-    "careamics": ("careamics==0.3.5", "torchvision"),
-    "topaz": ("topaz-em==0.3.20",),
-}
-BESIDES = {  # what they need that has no say in which PyTorch is used
-    "monai": (),
-    "careamics": ("bioimageio-core<=0.11.0", "lightning<=2.6.6", "microssim<=0.0.5", "torchmetrics<1.9"),
-    "topaz": ("tqdm", "scikit-learn", "future"),
-}
+PEERS = ("monai", "careamics", "topaz")
 OURS = ("n2n-pipeline", "limit", "n2n-pipeline float32", "limit float32")
 PIECE_PX = 512
 
@@ -216,35 +205,15 @@ def measure(method: str, network: str, side: int) -> dict[str, float]:
     }
 
 
-def make_environment(name: str, folder: Path) -> Path:
-    """Make a virtual environment with a method's package, which sees this one's PyTorch; return its Python."""
-    environment = folder / name
-    python = environment / "bin" / "python"
-    done = environment / "installed"
-    if done.exists():
-        return python
-    venv.create(environment, with_pip=True, clear=True)
-    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    theirs = subprocess.check_output([python, "-c", find], text=True)
-    Path(theirs.strip(), "this.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    ours = environment / "constraints.txt"
-    ours.write_text(f"torch=={torch.__version__}\n")
-    for words in (["--no-deps", *PACKAGES[name]], ["-c", ours, *BESIDES[name]]):
-        if words[-1] is not ours:
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *words], check=True, text=True, stderr=-1)
-    done.touch()
-    return python
-
-
-def make_environments(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+def find_pythons(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Install every other library; return the Python of each, and why others could not be had."""
     pythons, missing = {}, {}
-    for name in PACKAGES:
+    for name in PEERS:
         try:
-            pythons[name] = make_environment(name, folder)
-        except subprocess.CalledProcessError as error:
-            missing[name] = error.stderr.strip().splitlines()[-1]
-            print(f"{name}: {missing[name]}", flush=True)
+            pythons[name] = python_of(name, folder)
+        except MissingPeer as error:
+            missing[name] = str(error)
+            print(error, flush=True)
     return pythons, missing
 
 
@@ -260,7 +229,7 @@ def run_in_fresh_process(python: Path, method: str, network: str, side: int) -> 
 
 def compare(network: str, side: int, rounds: int, folder: Path) -> dict[str, object]:
     """Let the methods take turns, and sum up."""
-    pythons, missing = make_environments(folder)
+    pythons, missing = find_pythons(folder)
     if "careamics" in pythons:
         pythons["careamics 48"] = pythons["careamics"]
     found: dict[str, list[dict[str, float]]] = {method: [] for method in (*OURS, *pythons)}
@@ -287,22 +256,15 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="paper")
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--environments", type=Path, metavar="DIR", help="for other libraries; temporary by default"
-    )
+    add_option(parser)
     parser.add_argument("--child", metavar="METHOD", help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
         print(json.dumps(measure(told.child, told.network, told.side)))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        result = compare(told.network, told.side, told.rounds, told.environments or Path(temporary))
+    result = compare(told.network, told.side, told.rounds, told.environments)
     result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    result |= {
-        "torch": torch.__version__,
-        "side_px": told.side,
-        "packages": [*itertools.chain(*PACKAGES.values())],
-    }
+    result |= {"torch": torch.__version__, "side_px": told.side}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"tiles_{told.network}_cpu.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["ratios"], indent=1))

@@ -57,11 +57,20 @@ def prepare(folder: Path, side: int) -> None:
     simulated = simulate_movie((64, 512, 512), dose=1.0)
     write_movie(folder / "movie.zarr", simulated.counts, simulated.info)
     for half in (0, 1):
-        (folder / ("even", "odd")[half]).mkdir()
-        for number in range(16):
-            mean = simulated.counts[2 * number + half :: 32, :side, :side].mean(axis=0)
-            grey = np.clip(mean / mean.max() * 255, 0, 255).astype(np.uint8)
-            Image.fromarray(grey).save(folder / ("even", "odd")[half] / f"{number:02d}.png")
+        means = [simulated.counts[2 * number + half :: 32, :side, :side].mean(axis=0) for number in range(16)]
+        write_pngs(folder / ("even", "odd")[half], np.stack(means))
+
+
+def write_pngs(folder: Path, images: np.ndarray) -> None:
+    """Write averages as the student project keeps them: 8 bits, from nothing to the brightest pixel of each."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(to_grey(image)).save(folder / f"{number:03d}.png")
+
+
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """Scale an image to 8 bits by its brightest pixel."""
+    return np.clip(image / image.max() * 255, 0, 255).astype(np.uint8)
 
 
 def start_pipeline(folder: Path, config: RunConfig) -> Callable[[int], object]:
@@ -117,11 +126,55 @@ def start_synthetic(
     return step
 
 
-class Pairs(torch.utils.data.Dataset):
-    """The student project's data: one pair of PNGs an item."""
+class Student:
+    """The student project's recipe, rebuilt from its description: its network, its data and its loop.
 
-    def __init__(self, folder: Path) -> None:
+    Pairs of 8-bit PNGs scaled to [0, 1], random crops, Adam with AMSGrad at a constant rate of 0.001, mean squared
+    error, float32, and the memory layout that PyTorch chooses.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Holds ``even`` and ``odd``, whose images are paired by name.
+    network : NetworkConfig
+        Shape of the network.
+    train : TrainConfig
+        Batch and patch are used.
+    device : torch.device
+        Where it runs.
+    """
+
+    def __init__(self, folder: Path, network: NetworkConfig, train: TrainConfig, device: torch.device) -> None:
+        model.as_channels_last = lambda images: images  # its network leaves the layout to PyTorch
+        self.device, self.network = device, UNet(network).to(device)
+        rates = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+        self.optimizer = torch.optim.Adam(self.network.parameters(), **rates, amsgrad=True)
+        pairs = Pairs(folder, train.patch_px)
+        self.loader = torch.utils.data.DataLoader(pairs, batch_size=train.batch, shuffle=True)
+        self.criterion = torch.nn.MSELoss()
+        self._batches = iter(self.loader)
+
+    def step(self, _number: int = 0) -> None:
+        """Make one update."""
+        try:
+            source, target = next(self._batches)
+        except StopIteration:
+            self._batches = iter(self.loader)
+            source, target = next(self._batches)
+        source, target = source.to(self.device), target.to(self.device)
+        self.optimizer.zero_grad()
+        loss = self.criterion(self.network(source), target)
+        loss.backward()
+        self.optimizer.step()
+        loss.item()
+
+
+class Pairs(torch.utils.data.Dataset):
+    """The student project's data: the same crop of one pair of PNGs an item."""
+
+    def __init__(self, folder: Path, side: int) -> None:
         self.even, self.odd = (sorted((folder / half).iterdir()) for half in ("even", "odd"))
+        self.side = side
 
     def __len__(self) -> int:
         return len(self.even)
@@ -130,34 +183,14 @@ class Pairs(torch.utils.data.Dataset):
         """Read a pair, scaled to [0, 1]."""
         paths = self.even[index], self.odd[index]
         even, odd = (torch.from_numpy(np.array(Image.open(path))).float()[None] / 255 for path in paths)
-        return even, odd
+        y, x = (int(torch.randint(max(1, length - self.side + 1), ())) for length in even.shape[1:])
+        place = (slice(None), slice(y, y + self.side), slice(x, x + self.side))
+        return even[place], odd[place]
 
 
 def start_student(folder: Path, config: RunConfig) -> Callable[[int], object]:
     """Return a step of the student project's loop."""
-    model.as_channels_last = lambda images: images  # its network leaves the layout to PyTorch
-    device = choose_device(config.device)
-    network = UNet(config.network or CPU_NETWORK).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=True)
-    loader = torch.utils.data.DataLoader(Pairs(folder), batch_size=config.train.batch, shuffle=True)
-    criterion = torch.nn.MSELoss()
-    batches = iter(())
-
-    def step(_number: int) -> None:
-        nonlocal batches
-        try:
-            source, target = next(batches)
-        except StopIteration:
-            batches = iter(loader)
-            source, target = next(batches)
-        source, target = source.to(device), target.to(device)
-        optimizer.zero_grad()
-        loss = criterion(network(source), target)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    return step
+    return Student(folder, config.network or CPU_NETWORK, config.train, choose_device(config.device)).step
 
 
 STARTS = dict(zip(METHODS, (start_pipeline, start_synthetic, start_student, start_compiled), strict=True))
