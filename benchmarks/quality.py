@@ -20,7 +20,8 @@ not measured this time stay, if ``--work`` is the same folder.
     careamics   CAREamics' Noise2Noise with its default network, on all even and odd averages
     topaz       Topaz-Denoise's pretrained U-Net, on averages
     student     the student project's recipe: adjacent averages of 8 frames as 8-bit PNGs, no alignment, its loop
-    bm3d, nlm   BM3D, and scikit-image's non-local means, on averages, told the noise that the halves show
+    bm3d, nlm   BM3D, told the spectrum of the noise that the halves show, and scikit-image's non-local means, told
+                its standard deviation, both on averages
     linear      the best averaging window with the best Gaussian, chosen with the truth; no training
     average     the average over the window that the sweep chose
 """
@@ -54,8 +55,8 @@ LACKS = {
     "careamics": "no gain or drift correction, no choice of window, no averages, no verdict: was given ours",
     "topaz": "as careamics; does not learn from the movie",
     "student": "no drift correction, no choice of window, 8-bit images, no verdict",
-    "bm3d": "as careamics; assumes noise that is the same everywhere",
-    "nlm": "as bm3d",
+    "bm3d": "as careamics; was given the spectrum of the noise, too",
+    "nlm": "as careamics; was given the noise, too",
     "linear": "cannot be had without the truth",
 }
 

@@ -1,0 +1,293 @@
+"""Does a frame cost the same in a long movie as in a short one? Time and memory by length, image size and workers.
+
+    python benchmarks/scaling.py                    # 64 to 512 frames of 512 x 512: 8 minutes
+    python benchmarks/scaling.py --parts workers    # some of: length, size, workers, costs
+    python benchmarks/scaling.py --parts costs      # only prints what a large movie would cost, from the results
+
+Every stage of every movie runs in a fresh process by the package's functions, after the same stage on a small
+movie, so that start-up and compiling are not counted. Movies take turns, and the best of the rounds counts.
+Memory is the most anonymous memory of the process while the stage ran, imports included. Training makes as many
+updates whatever the movie; its start and its updates are told apart. The sweep compares the same windows on all,
+by 24 frames; what its default windows cost, which reach as far as the movie, is measured besides. Denoising is by
+the device's default network, untrained, without turns. Workers are those of `n2n-pipeline denoise --cluster
+local:N`, whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+import torch
+from costs import print_costs
+
+import n2n_pipeline as n2n
+from n2n_pipeline.checkpoint import ModelCard, save_model
+from n2n_pipeline.config import DenoiseConfig, RunConfig, SweepConfig, TileConfig, TrainConfig
+from n2n_pipeline.device import set_threads, tune_allocator
+from n2n_pipeline.files import read_json
+from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, UNet
+from n2n_pipeline.progress import set_quiet
+from n2n_pipeline.sources.simulated import simulate_movie
+
+RESULTS = Path(__file__).parent / "results"
+FRAMES, SIDE = 64, 512
+TIMES = (1, 2, 4, 8)
+SIDES = (512, 1024, 2048)
+FRAMES_OF_SIZES = 32
+WORKERS = (1, 2)
+WINDOW, WINDOWS = 16, (2, 4, 8, 16, 32)
+STEPS = (4, 28)
+TOLERANCE = 1.1
+DRIFT_PX = 48
+
+Figures = dict[str, float]
+Shape = tuple[int, int, int]
+
+
+def make_movie(path: Path, shape: Shape) -> None:
+    """Write an MRC movie of a drifting scene, an electron per pixel and frame."""
+    n_frames, height, width = shape
+    scene = simulate_movie((1, height + DRIFT_PX, width + DRIFT_PX)).truth[0]
+    rng = np.random.default_rng(0)
+    with mrcfile.new_mmap(path, shape=shape, mrc_mode=1, overwrite=True) as file:
+        file.voxel_size = 1.0
+        for t in range(n_frames):
+            y, x = (int(DRIFT_PX * (0.5 + 0.5 * np.sin(t / pace))) for pace in (40, 70))
+            file.data[t] = rng.poisson(scene[y : y + height, x : x + width])
+
+
+def make_model(folder: Path, device: str) -> None:
+    """Save an untrained network of the shape that the device gets by default."""
+    torch.manual_seed(0)
+    network = CPU_NETWORK if device == "cpu" else PAPER_NETWORK
+    save_model(folder, UNet(network), ModelCard(network=network, mean=1.0, scale=1.0, window=WINDOW))
+
+
+def ingest(movie: Path, work: Path, device: str) -> None:
+    """Store the movie."""
+    n2n.ingest(movie, work / "movie.zarr")
+
+
+def align(movie: Path, work: Path, device: str) -> None:
+    """Estimate its drift."""
+    n2n.align(movie.with_suffix(".zarr"), device=device)
+
+
+def sweep(movie: Path, work: Path, device: str) -> None:
+    """Compare the same windows on every movie."""
+    n2n.sweep(movie.with_suffix(".zarr"), SweepConfig(windows=WINDOWS), output=work / "window.json")
+
+
+def sweep_all(movie: Path, work: Path, device: str) -> None:
+    """Compare the windows that are compared by default."""
+    n2n.sweep(movie.with_suffix(".zarr"), output=work / "window.json")
+
+
+def train(movie: Path, work: Path, device: str, steps: int = STEPS[0]) -> None:
+    """Make some updates."""
+    config = RunConfig(device=device, train=TrainConfig(steps=steps, window=WINDOW))
+    n2n.train([movie.with_suffix(".zarr")], work / "model", config)
+
+
+def train_on(movie: Path, work: Path, device: str) -> None:
+    """Make more updates."""
+    train(movie, work, device, STEPS[1])
+
+
+def denoise(movie: Path, work: Path, device: str) -> None:
+    """Denoise the movie."""
+    config = DenoiseConfig(tile=TileConfig(halo_px="exact"), augment="off", memory_gb=1.0)
+    n2n.denoise(movie.with_suffix(".zarr"), movie.parent / "model", work / "denoised.zarr", config, device)
+
+
+STAGES: dict[str, Callable[[Path, Path, str], None]] = {
+    "ingest": ingest,
+    "align": align,
+    "sweep": sweep,
+    "sweep_all": sweep_all,
+    "train": train,
+    "train_on": train_on,
+    "denoise": denoise,
+}
+
+
+def anonymous_mib() -> float:
+    """Return the anonymous memory of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def watch(ended: threading.Event, peak: list[float]) -> None:
+    """Note the most memory until told to end."""
+    while not ended.wait(0.005):
+        peak[0] = max(peak[0], anonymous_mib())
+
+
+def measure(stage: str, movie: Path, device: str) -> Figures:
+    """Run a stage in this process, on a small movie first; leave what it stored beside the movie."""
+    set_quiet(True)
+    tune_allocator()
+    set_threads()
+    with tempfile.TemporaryDirectory(dir=movie.parent) as folder:
+        work = Path(folder)
+        (work / "small").mkdir()
+        STAGES[stage](movie.with_name("small.mrc"), work / "small", device)
+        ended, peak = threading.Event(), [anonymous_mib()]
+        watcher = threading.Thread(target=watch, args=(ended, peak))
+        watcher.start()
+        wall, cpu = time.perf_counter(), time.process_time()
+        STAGES[stage](movie, work, device)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        ended.set()
+        watcher.join()
+        if stage == "ingest" and not movie.with_suffix(".zarr").exists():
+            shutil.move(work / "movie.zarr", movie.with_suffix(".zarr"))
+    return {"seconds": wall, "cpu_seconds": cpu, "peak_anonymous_mib": peak[0]}
+
+
+def in_fresh_process(stage: str, movie: Path, device: str) -> Figures:
+    """Run a stage in a process of its own."""
+    words = [sys.executable, __file__, "--device", device, "--child", stage, str(movie)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: Figures = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def best(rounds: Sequence[Figures]) -> Figures:
+    """Return the least of every figure."""
+    return {key: round(min(one[key] for one in rounds), 4) for key in rounds[0]}
+
+
+def compare(folder: Path, shapes: dict[str, Shape], told: argparse.Namespace) -> dict[str, Any]:
+    """Run every stage on movies of some shapes, in turns; return its best figures."""
+    make_model(folder / "model", told.device)
+    for name, shape in {"small": (16, 192, 192), **shapes}.items():
+        make_movie(folder / f"{name}.mrc", shape)
+    in_small = folder / "small.zarr"
+    n2n.ingest(folder / "small.mrc", in_small)
+    n2n.align(in_small)
+    found: dict[str, dict[str, list[Figures]]] = {stage: {name: [] for name in shapes} for stage in STAGES}
+    for number in range(told.rounds):
+        for stage in STAGES:
+            for name in shapes:
+                if number == 0 or stage != "sweep_all":
+                    found[stage][name].append(in_fresh_process(stage, folder / f"{name}.mrc", told.device))
+                    print(f"round {number + 1}: {stage} {name} {found[stage][name][-1]}", flush=True)
+    return {stage: {name: best(rounds) for name, rounds in movies.items()} for stage, movies in found.items()}
+
+
+def per_unit(found: dict[str, Any], shapes: dict[str, Shape]) -> dict[str, Any]:
+    """Return what a megapixel of a movie, or an update, takes, and whether it is the same for all."""
+    summary: dict[str, Any] = {}
+    megapixels = {name: float(np.prod(shape)) / 1e6 for name, shape in shapes.items()}
+    for stage in ("ingest", "align", "denoise"):
+        costs = {name: found[stage][name]["seconds"] / megapixels[name] for name in shapes}
+        summary[stage] = describe(costs, found[stage], "ms_per_megapixel", 1e3)
+    area = {name: shape[1] * shape[2] / 1e6 for name, shape in shapes.items()}
+    costs = {name: found["sweep"][name]["seconds"] / area[name] for name in shapes}
+    summary["sweep"] = describe(costs, found["sweep"], "ms_per_megapixel_of_a_frame", 1e3)
+    more = STEPS[1] - STEPS[0]
+    pairs = {name: (found["train"][name]["seconds"], found["train_on"][name]["seconds"]) for name in shapes}
+    updates = {name: (long - short) / more for name, (short, long) in pairs.items()}
+    summary["train"] = describe(updates, found["train_on"], "ms_per_update", 1e3)
+    summary["train"]["start_s"] = {
+        name: round(short - STEPS[0] * updates[name], 2) for name, (short, _) in pairs.items()
+    }
+    summary["sweep_all_s"] = {name: round(figures["seconds"], 2) for name, figures in found["sweep_all"].items()}
+    return summary
+
+
+def describe(costs: Figures, figures: dict[str, Figures], unit: str, factor: float) -> dict[str, Any]:
+    """Return costs, and how far the largest is from the smallest, of time and of memory."""
+    memory = {name: one["peak_anonymous_mib"] for name, one in figures.items()}
+    time_ratio, memory_ratio = (max(one.values()) / min(one.values()) for one in (costs, memory))
+    return {
+        unit: {name: round(factor * cost, 3) for name, cost in costs.items()},
+        "peak_anonymous_mib": {name: round(one) for name, one in memory.items()},
+        "time_most_over_least": round(time_ratio, 3),
+        "memory_most_over_least": round(memory_ratio, 3),
+        "flat": bool(time_ratio <= TOLERANCE and memory_ratio <= TOLERANCE),
+    }
+
+
+def compare_length(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
+    """Compare movies of 1 to 8 times the frames."""
+    shapes = {f"{times}x": (times * told.frames, told.side, told.side) for times in TIMES}
+    return {"shapes": shapes, **per_unit(compare(folder, shapes, told), shapes)}
+
+
+def compare_size(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
+    """Compare movies of larger and larger frames."""
+    shapes = {f"{side} px": (FRAMES_OF_SIZES, side, side) for side in told.sides}
+    return {"shapes": shapes, **per_unit(compare(folder, shapes, told), shapes)}
+
+
+def compare_workers(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
+    """Denoise with the command, spread over worker processes."""
+    make_model(folder / "model", told.device)
+    movie = folder / "movie.mrc"
+    make_movie(movie, (4 * told.frames, told.side, told.side))
+    n2n.ingest(movie, movie.with_suffix(".zarr"))
+    start = [sys.executable, "-c", "from n2n_pipeline.cli import main; main()", "denoise"]
+    fixed = ["-m", str(folder / "model"), "--device", told.device, "--quiet", "--set", "denoise.augment=off"]
+    found: dict[str, list[float]] = {f"local:{n}": [] for n in WORKERS} | {"threads": []}
+    for number in range(told.rounds):
+        for cluster, seconds in found.items():
+            output = folder / f"{cluster.replace(':', '')}{number}.zarr"
+            words = [*start, str(movie.with_suffix(".zarr")), "-o", str(output), *fixed, "--cluster", cluster]
+            began = time.perf_counter()
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            seconds.append(round(time.perf_counter() - began, 2))
+            print(f"round {number + 1}: {cluster} {seconds[-1]} s", flush=True)
+    least = {cluster: min(seconds) for cluster, seconds in found.items()}
+    return {"shape": (4 * told.frames, told.side, told.side), "seconds": least, "rounds": found}
+
+
+PARTS = {"length": compare_length, "size": compare_size, "workers": compare_workers}
+
+
+def main() -> None:
+    """Measure, keep the figures, and print what a large movie would cost."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS, "costs"], default=[*PARTS, "costs"])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of frames, in px")
+    parser.add_argument("--side", type=int, default=SIDE, help="of the frames of long movies, in px")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="of the shortest movie")
+    parser.add_argument("--child", nargs=2, metavar=("STAGE", "MOVIE"), help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    set_quiet(True)
+    if told.child:
+        print(json.dumps(measure(told.child[0], Path(told.child[1]), told.device)))
+        return
+    file = RESULTS / f"scaling_{told.device}.json"
+    kept: dict[str, Any] = read_json(file) or {}
+    for part in (part for part in told.parts if part in PARTS):
+        with tempfile.TemporaryDirectory() as folder:
+            kept[part] = PARTS[part](Path(folder), told)
+        print(part, json.dumps(kept[part], indent=1), flush=True)
+        kept |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        kept |= {"torch": torch.__version__, "n2n_pipeline": n2n.__version__}
+        file.write_text(json.dumps(kept, indent=1) + "\n")
+    if "costs" in told.parts:
+        print_costs(kept)
+
+
+if __name__ == "__main__":
+    main()
