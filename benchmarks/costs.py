@@ -22,6 +22,9 @@ RESULTS = Path(__file__).parent / "results"
 LARGE = (5000, 4096, 4096)
 SWEPT = (2, 4, 8, 16, 32)
 SAMPLED_FRAMES = 24
+"""By which windows are compared, unless told otherwise."""
+MEASURED_FRAMES = 6
+"""By which `scaling.py` compares them."""
 UPDATES = 800
 KFLOP_PER_PX = {"the CPU's network": 49.4, "the paper's network": 342.7}
 """As ``tiles.py`` counts them, forward."""
@@ -63,8 +66,8 @@ def rates_of(found: dict[str, Any], name: str) -> Rates:
     n_frames, height, width = found["shapes"][name]
     area = height * width / 1e6
     per_mpx = {stage: found[stage]["ms_per_megapixel"][name] / 1e3 for stage in ("ingest", "align", "denoise")}
-    few = found["sweep"]["ms_per_megapixel_of_a_frame"][name] / 1e3 / SAMPLED_FRAMES
-    many = found["sweep_all_s"][name] / area / SAMPLED_FRAMES
+    few = found["sweep"]["ms_per_megapixel_of_a_frame"][name] / 1e3 / MEASURED_FRAMES
+    many = found["sweep_all_s"][name] / area / MEASURED_FRAMES
     every = default_windows(n_frames)
     more, further = len(every) / len(SWEPT), sum(every) / sum(SWEPT)
     held = max(0.0, (many - more * few) / (sum(SWEPT) * (further - more)))
@@ -81,14 +84,14 @@ def rates_of(found: dict[str, Any], name: str) -> Rates:
     )
 
 
-def predict(shape: Shape, rates: Rates) -> dict[str, float]:
+def predict(shape: Shape, rates: Rates, sampled: int = SAMPLED_FRAMES) -> dict[str, float]:
     """Return the seconds that each stage takes on the machine that was measured."""
     megapixels, area = math.prod(shape) / 1e6, shape[1] * shape[2] / 1e6
     windows = default_windows(shape[0])
     return {
         "ingest": rates.ingest * megapixels,
         "align": rates.align * megapixels,
-        "sweep": SAMPLED_FRAMES * area * (rates.window * len(windows) + rates.held * sum(windows)),
+        "sweep": sampled * area * (rates.window * len(windows) + rates.held * sum(windows)),
         "train": rates.start + UPDATES * rates.update,
         "denoise": rates.denoise * megapixels,
     }
@@ -100,7 +103,7 @@ def print_check(kept: dict[str, Any], rates: Rates) -> None:
     found = kept["size"]
     for name in list(found["shapes"])[1:]:
         shape = found["shapes"][name]
-        model, megapixels = predict(shape, rates), math.prod(shape) / 1e6
+        model, megapixels = predict(shape, rates, MEASURED_FRAMES), math.prod(shape) / 1e6
         measured = {
             s: found[s]["ms_per_megapixel"][name] / 1e3 * megapixels for s in ("ingest", "align", "denoise")
         }

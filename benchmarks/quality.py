@@ -142,7 +142,7 @@ def keep(found: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
 def find_movies(told: argparse.Namespace, scratch: Path) -> list[Path]:
     """Return the folders to be measured, made first if so told."""
     if told.twins:
-        from twins import make_all
+        from quality_movies import make_all
 
         return make_all(scratch / "twins")
     return told.folders or sorted(path.parent for path in Path(os.environ["N2N_DATA"]).glob("*/truth.mrc"))

@@ -8,7 +8,7 @@ Every stage of every movie runs in a fresh process by the package's functions, a
 movie, so that start-up and compiling are not counted. Movies take turns, and the best of the rounds counts.
 Memory is the most anonymous memory of the process while the stage ran, imports included. Training makes as many
 updates whatever the movie; its start and its updates are told apart. The sweep compares the same windows on all,
-by 24 frames; what its default windows cost, which reach as far as the movie, is measured besides. Denoising is by
+by 6 frames; what its default windows cost, which reach as far as the movie, is measured besides. Denoising is by
 the device's default network, untrained, without turns. Workers are those of `n2n-pipeline denoise --cluster
 local:N`, whole command.
 """
@@ -50,7 +50,8 @@ SIDES = (512, 1024, 2048)
 FRAMES_OF_SIZES = 32
 WORKERS = (1, 2)
 WINDOW, WINDOWS = 16, (2, 4, 8, 16, 32)
-STEPS = (4, 28)
+SAMPLED_FRAMES = 6
+STEPS = (4, 20)
 TOLERANCE = 1.1
 DRIFT_PX = 48
 
@@ -89,12 +90,17 @@ def align(movie: Path, work: Path, device: str) -> None:
 
 def sweep(movie: Path, work: Path, device: str) -> None:
     """Compare the same windows on every movie."""
-    n2n.sweep(movie.with_suffix(".zarr"), SweepConfig(windows=WINDOWS), output=work / "window.json")
+    n2n.sweep(
+        movie.with_suffix(".zarr"),
+        SweepConfig(windows=WINDOWS, sample_frames=SAMPLED_FRAMES),
+        output=work / "window.json",
+    )
 
 
 def sweep_all(movie: Path, work: Path, device: str) -> None:
     """Compare the windows that are compared by default."""
-    n2n.sweep(movie.with_suffix(".zarr"), output=work / "window.json")
+    config = SweepConfig(sample_frames=SAMPLED_FRAMES)
+    n2n.sweep(movie.with_suffix(".zarr"), config, output=work / "window.json")
 
 
 def train(movie: Path, work: Path, device: str, steps: int = STEPS[0]) -> None:

@@ -30,7 +30,7 @@ def benchmarks(monkeypatch):
 
 def test_every_script_has_its_line_in_the_table_of_questions():
     table = (BENCHMARKS / "README.md").read_text("utf-8")
-    assert [name for name in SCRIPTS if f"benchmarks/{name}" not in table] == []
+    assert [name for name in SCRIPTS if name not in table] == []
     for name in re.findall(r"benchmarks/([\w/]+\.(?:py|sh))", table):
         assert (BENCHMARKS / name).is_file(), name
 
@@ -73,7 +73,7 @@ def test_a_model_of_costs_gives_back_what_it_was_fitted_to(benchmarks):
 
     shape, windows = (512, 512, 512), (2, 4, 8, 16, 32, 64, 128, 256, 512)
     area = 512 * 512 / 1e6
-    sweep = {w: costs.SAMPLED_FRAMES * area * (0.01 * len(w) + 0.002 * sum(w)) for w in (costs.SWEPT, windows)}
+    sweep = {w: costs.MEASURED_FRAMES * area * (0.01 * len(w) + 0.002 * sum(w)) for w in (costs.SWEPT, windows)}
     found = {
         stage: {"ms_per_megapixel": {"8x": rate}} for stage, rate in (("ingest", 5), ("align", 7), ("denoise", 90))
     }
@@ -83,7 +83,7 @@ def test_a_model_of_costs_gives_back_what_it_was_fitted_to(benchmarks):
         "sweep_all_s": {"8x": sweep[windows]},
         "train": {"start_s": {"8x": 2.0}, "ms_per_update": {"8x": 100.0}},
     }
-    predicted = costs.predict(shape, costs.rates_of(found, "8x"))
+    predicted = costs.predict(shape, costs.rates_of(found, "8x"), costs.MEASURED_FRAMES)
     assert predicted["sweep"] == pytest.approx(sweep[windows])
     assert predicted["denoise"] == pytest.approx(0.09 * 512 * area)
     assert predicted["train"] == pytest.approx(2 + costs.UPDATES * 0.1)

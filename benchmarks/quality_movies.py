@@ -1,7 +1,7 @@
 """Make the movies that ``quality.py`` compares methods on, with Direct Electron's simulated microscope.
 
     pip install de-twin==0.3.0
-    python benchmarks/twins.py FOLDER                # seven movies, 400 MB: 6 minutes
+    python benchmarks/quality_movies.py FOLDER                # seven movies, 400 MB: 6 minutes
 
 Specimen, optics and camera are de-twin's: charge shared between pixels, read noise, dark, gain and bad pixels of
 an integrating camera, or counted electrons. This script moves the scene, as a whole (drift and a random walk) and
