@@ -1,9 +1,9 @@
 """What a large movie costs, stage by stage: from measured rates, by a model that is checked on other sizes.
 
 Rates are those that ``scaling.py`` measured on its longest movie of small frames; the check is what it measured
-on larger frames. Stages that read every frame go by pixels. The sweep goes by pixels of a frame: so much for each
-window that it scores, and so much for each frame that a window holds. Training goes by updates, whatever the
-movie.
+on larger frames. Stages that read every frame go by pixels, and denoising by those that tiles and their halos
+hold. The sweep goes by pixels of a frame: so much for each window that it scores, and so much for each frame that
+a window holds. Training goes by updates, whatever the movie.
 
     python benchmarks/scaling.py --parts costs      # prints it
 """
@@ -29,8 +29,8 @@ UPDATES = 800
 KFLOP_PER_PX = {"the CPU's network": 49.4, "the paper's network": 342.7}
 """As ``tiles.py`` counts them, forward."""
 HALVES = 2
-TILE_COST = 1.13
-"""Pixels computed over pixels kept: cores of 2048 px with halos of 64 px."""
+CORE_PX, HALO_PX = 2048, 128
+"""Of a tile of a large image; the halo is the exact one, which `scaling.py` asks for."""
 PATCH_PX = 8 * 128**2
 GPU_TFLOPS = 989.0
 """Dense bfloat16 of one H100 SXM, as its maker publishes it."""
@@ -46,7 +46,7 @@ class Rates(NamedTuple):
     """Seconds for a unit of work on the machine that was measured."""
 
     ingest: float
-    """A megapixel of the movie; likewise the next and the last."""
+    """A megapixel of the movie; likewise the next."""
     align: float
     window: float
     """A megapixel of a frame, for one window of one sampled frame."""
@@ -56,6 +56,7 @@ class Rates(NamedTuple):
     """Of training: before the first update."""
     update: float
     denoise: float
+    """A megapixel of the movie and its halos."""
 
 
 def rates_of(found: dict[str, Any], name: str) -> Rates:
@@ -80,8 +81,20 @@ def rates_of(found: dict[str, Any], name: str) -> Rates:
         held,
         train["start_s"][name],
         train["ms_per_update"][name] / 1e3,
-        per_mpx["denoise"],
+        per_mpx["denoise"] / tile_cost((n_frames, height, width)),
     )
+
+
+def tile_cost(shape: Shape) -> float:
+    """Return pixels computed over pixels kept.
+
+    Examples
+    --------
+    >>> tile_cost((1, 512, 512)), round(tile_cost((1, 4096, 4096)), 3)
+    (2.25, 1.266)
+    """
+    cores = (side / math.ceil(side / CORE_PX) for side in shape[1:])
+    return math.prod((core + 2 * HALO_PX) / core for core in cores)
 
 
 def predict(shape: Shape, rates: Rates, sampled: int = SAMPLED_FRAMES) -> dict[str, float]:
@@ -93,7 +106,7 @@ def predict(shape: Shape, rates: Rates, sampled: int = SAMPLED_FRAMES) -> dict[s
         "align": rates.align * megapixels,
         "sweep": sampled * area * (rates.window * len(windows) + rates.held * sum(windows)),
         "train": rates.start + UPDATES * rates.update,
-        "denoise": rates.denoise * megapixels,
+        "denoise": rates.denoise * megapixels * tile_cost(shape),
     }
 
 
@@ -122,7 +135,7 @@ def on_a_gpu(shape: Shape, seconds: dict[str, float], gpus: int) -> dict[str, fl
         "align": seconds["align"] / faster,
         "sweep": seconds["sweep"] / faster,
         "train": UPDATES * 3 * flop * PATCH_PX / rate,
-        "denoise": math.prod(shape) * HALVES * TILE_COST * flop / rate / gpus,
+        "denoise": math.prod(shape) * HALVES * tile_cost(shape) * flop / rate / gpus,
     }
 
 
@@ -142,7 +155,7 @@ def print_costs(kept: dict[str, Any]) -> None:
         files = math.ceil(LARGE[0] / step) * math.ceil(LARGE[1] / height) * math.ceil(LARGE[2] / width)
         print(f"{what}: {files} files of {step} frames")
     for network, kflop in KFLOP_PER_PX.items():
-        print(f"denoised by {network}: {pixels * HALVES * TILE_COST * kflop * 1e3 / 1e15:.1f} PFLOP")
+        print(f"denoised by {network}: {pixels * HALVES * tile_cost(LARGE) * kflop * 1e3 / 1e15:.1f} PFLOP")
     print("\n| stage | two cores, h | one GPU, h (not measured) | 16 GPUs, h (not measured) |\n|---|---|---|---|")
     here = predict(LARGE, rates)
     columns = [here, *(on_a_gpu(LARGE, here, gpus) for gpus in (1, 16))]
