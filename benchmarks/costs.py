@@ -2,8 +2,8 @@
 
 Rates are those that ``scaling.py`` measured on its longest movie of small frames; the check is what it measured
 on larger frames. Stages that read every frame go by pixels, and denoising by those that tiles and their halos
-hold. The sweep goes by pixels of a frame: so much for each window that it scores, and so much for each frame that
-a window holds. Training goes by updates, whatever the movie.
+hold. The sweep goes by pixels of the regions that it looks at: so much for each window that it scores, and so much
+for each frame that a window holds. Training goes by updates, whatever the movie.
 
     python benchmarks/scaling.py --parts costs      # prints it
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from n2n_pipeline.files import read_json
 from n2n_pipeline.layout import default_layout
+from n2n_pipeline.risks import REGION_PX
 from n2n_pipeline.sweep import default_windows
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,9 +50,9 @@ class Rates(NamedTuple):
     """A megapixel of the movie; likewise the next."""
     align: float
     window: float
-    """A megapixel of a frame, for one window of one sampled frame."""
+    """A megapixel of what is looked at of a frame, for one window of one sampled frame."""
     held: float
-    """A megapixel of a frame, for one frame that a window holds."""
+    """The same, for one frame that a window holds."""
     start: float
     """Of training: before the first update."""
     update: float
@@ -65,9 +66,9 @@ def rates_of(found: dict[str, Any], name: str) -> Rates:
     Two sweeps, over few windows and over all that the movie has frames for, tell the costs of a window apart.
     """
     n_frames, height, width = found["shapes"][name]
-    area = height * width / 1e6
+    area = swept_megapixels((n_frames, height, width))
     per_mpx = {stage: found[stage]["ms_per_megapixel"][name] / 1e3 for stage in ("ingest", "align", "denoise")}
-    few = found["sweep"]["ms_per_megapixel_of_a_frame"][name] / 1e3 / MEASURED_FRAMES
+    few = found["sweep_s"][name] / area / MEASURED_FRAMES
     many = found["sweep_all_s"][name] / area / MEASURED_FRAMES
     every = default_windows(n_frames)
     more, further = len(every) / len(SWEPT), sum(every) / sum(SWEPT)
@@ -85,6 +86,17 @@ def rates_of(found: dict[str, Any], name: str) -> Rates:
     )
 
 
+def swept_megapixels(shape: Shape) -> float:
+    """Return what the sweep looks at of a frame: all of it, or four regions.
+
+    Examples
+    --------
+    >>> swept_megapixels((1, 512, 256)), swept_megapixels((1, 4096, 4096))
+    (0.131072, 1.048576)
+    """
+    return math.prod(side if side <= REGION_PX else 2 * REGION_PX for side in shape[1:]) / 1e6
+
+
 def tile_cost(shape: Shape) -> float:
     """Return pixels computed over pixels kept.
 
@@ -99,7 +111,7 @@ def tile_cost(shape: Shape) -> float:
 
 def predict(shape: Shape, rates: Rates, sampled: int = SAMPLED_FRAMES) -> dict[str, float]:
     """Return the seconds that each stage takes on the machine that was measured."""
-    megapixels, area = math.prod(shape) / 1e6, shape[1] * shape[2] / 1e6
+    megapixels, area = math.prod(shape) / 1e6, swept_megapixels(shape)
     windows = default_windows(shape[0])
     return {
         "ingest": rates.ingest * megapixels,

@@ -61,22 +61,21 @@ LACKS = {
 }
 
 
-def measure(folder: Path, work: Path, methods: list[str], budget: Budget) -> dict[str, Any]:
-    """Run methods on one movie, and score them."""
+def measure(folder: Path, work: Path, methods: list[str], budget: Budget) -> None:
+    """Run methods on one movie, score them, and keep every figure as soon as it is there."""
     prepared = prepare(folder, work)
     truth = prepared.truth()
-    found: dict[str, Any] = {"window": prepared.window}
     for method in methods:
         try:
             frames, figures = METHODS[method](method, prepared, budget)
         except MissingPeer as error:
-            found[method] = {"missing": str(error)}
+            found: dict[str, Any] = {"missing": str(error)}
         else:
             np.save(work / f"{method}.npy", frames.astype(np.float32))
-            found[method] = judge(frames, truth) | figures | {"minutes": budget.minutes}
-        print(folder.name, method, json.dumps(found[method]), flush=True)
+            found = judge(frames, truth) | figures | {"minutes": budget.minutes}
+        print(folder.name, method, json.dumps(found), flush=True)
+        keep({folder.name: {"window": prepared.window, method: found}}, budget.seed)
     draw(prepared)
-    return found
 
 
 def draw(prepared: Prepared) -> None:
@@ -170,8 +169,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = (told.work or Path(temporary)).absolute()
         for folder in [] if told.table else find_movies(told, scratch):
-            found = measure(folder.absolute(), scratch / folder.name, told.methods, budget)
-            keep({folder.name: found}, told.seed)
+            measure(folder.absolute(), scratch / folder.name, told.methods, budget)
     print(as_table(keep({}, told.seed)))
 
 

@@ -32,7 +32,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 import torch
-from costs import print_costs
+from costs import print_costs, swept_megapixels
 
 import n2n_pipeline as n2n
 from n2n_pipeline.checkpoint import ModelCard, save_model
@@ -204,9 +204,8 @@ def per_unit(found: dict[str, Any], shapes: dict[str, Shape]) -> dict[str, Any]:
     for stage in ("ingest", "align", "denoise"):
         costs = {name: found[stage][name]["seconds"] / megapixels[name] for name in shapes}
         summary[stage] = describe(costs, found[stage], "ms_per_megapixel", 1e3)
-    area = {name: shape[1] * shape[2] / 1e6 for name, shape in shapes.items()}
-    costs = {name: found["sweep"][name]["seconds"] / area[name] for name in shapes}
-    summary["sweep"] = describe(costs, found["sweep"], "ms_per_megapixel_of_a_frame", 1e3)
+    costs = {name: found["sweep"][name]["seconds"] / swept_megapixels(shape) for name, shape in shapes.items()}
+    summary["sweep"] = describe(costs, found["sweep"], "ms_per_megapixel_looked_at", 1e3)
     more = STEPS[1] - STEPS[0]
     pairs = {name: (found["train"][name]["seconds"], found["train_on"][name]["seconds"]) for name in shapes}
     updates = {name: (long - short) / more for name, (short, long) in pairs.items()}
@@ -214,6 +213,7 @@ def per_unit(found: dict[str, Any], shapes: dict[str, Shape]) -> dict[str, Any]:
     summary["train"]["start_s"] = {
         name: round(short - STEPS[0] * updates[name], 2) for name, (short, _) in pairs.items()
     }
+    summary["sweep_s"] = {name: round(figures["seconds"], 2) for name, figures in found["sweep"].items()}
     summary["sweep_all_s"] = {name: round(figures["seconds"], 2) for name, figures in found["sweep_all"].items()}
     return summary
 
