@@ -60,6 +60,8 @@ class ModelCard(Settings):
     target: int = 0
     """Frames about the output frame that the network of a ladder was taught to predict."""
     split: Split = "random"
+    is_start: bool = False
+    """Weights to start training from, never trained on the movie at hand."""
     steps: int = 0
     """Optimiser updates it was trained for."""
     provenance: dict[str, Any] = Field(default_factory=dict)

@@ -98,8 +98,9 @@ class NetworkConfig(Settings):
 class TrainConfig(Settings):
     """How the network is trained; a budget in steps, not epochs."""
 
-    steps: Positive = 800
-    """Optimiser updates. More helps movies of rich detail; the schedule follows."""
+    steps: Positive | Literal["auto"] = "auto"
+    """Optimiser updates. More helps movies of rich detail; the schedule follows. ``auto``: 300 from weights that
+    were trained before, 800 from random ones."""
     time_minutes: float | None = Field(default=None, gt=0)
     """Stop after so long instead, with the schedule following the clock (not repeatable to the bit)."""
     batch: Positive = 8
@@ -136,8 +137,9 @@ class TrainConfig(Settings):
     """Steps between resume states, two of which are kept."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Validations without a lower loss after which training ends early; 0 uses the whole budget."""
-    init: Path | None = None
-    """Model to start from instead of random weights; its network is used."""
+    init: Literal["starting", "none"] | Path = "starting"
+    """What training starts from: the weights that come with the package, where they are of this network; ``none``:
+    random weights; or a model, whose network is then used."""
     pair: bool = False
     """The two stores or files are two exposures of one field of view, such as a montage: one is the target of the
     other."""

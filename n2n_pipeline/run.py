@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from n2n_pipeline.checkpoint import weights_digest
+from n2n_pipeline.checkpoint import load_model, weights_digest
 from n2n_pipeline.config import IngestConfig, RunConfig, Window
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import choose_device
@@ -36,6 +36,7 @@ from n2n_pipeline.records import catch_signals, store_digest
 from n2n_pipeline.settings_file import dump_settings, load_settings
 from n2n_pipeline.sources import open_movie
 from n2n_pipeline.sources.reduced import ReducedMovie
+from n2n_pipeline.starting import describe_training
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training import train_model
@@ -174,7 +175,7 @@ class Run:
         model = self.outdir / "model"
         with self._timed("train"), catch_signals():
             train_model([self.store], model, config, restart=self.restart)
-        _log.info("train: %s", _describe_training(load_settings(model / "config.yaml")))
+        _log.info("train: %s", _describe_training(model))
 
     def denoise(self) -> None:
         """Denoise every frame."""
@@ -260,9 +261,10 @@ def _name(window: Window) -> str:
     return f"windows of {lengths} frames"
 
 
-def _describe_training(used: RunConfig) -> str:
-    shape = f"U-Net of width {used.network.width} and depth {used.network.depth}, " if used.network else ""
-    return f"{shape}{used.train.steps} steps on {used.device}, {_name(used.train.window)}"
+def _describe_training(model: Path) -> str:
+    card, used = load_model(model).card, load_settings(model / "config.yaml")
+    shape = f"U-Net of width {card.network.width} and depth {card.network.depth}"
+    return f"{shape}, {describe_training(card)}, on {used.device}, {_name(used.train.window)}"
 
 
 class Demonstration(NamedTuple):

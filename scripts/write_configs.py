@@ -103,7 +103,9 @@ EXAMPLES = {
         load_settings(
             assignments=[
                 "network={kind: unet-transpose, width: 48, depth: 5}",
-                "train={steps: 6000, batch: 4, patch_px: 256, lr: 0.001, loss: l2, ema_decay: 0, save_every: 600}",
+                "train={steps: 6000, batch: 4, patch_px: 256, lr: 0.001, ema_decay: 0}",
+                "train.save_every=600",
+                "train.init=none",
             ]
         ),
     ),

@@ -62,6 +62,9 @@ window = setting(
     "--window", "train.window", "Frames averaged as one sample; auto; several; or all.", metavar="W|auto|W,W,…|all"
 )
 steps = setting("--steps", "train.steps", "Length of the training.", metavar="N")
+init = setting(
+    "--init", "train.init", "What training starts from: starting, none, or a model.", metavar="starting|none|MODEL"
+)
 device = setting(
     "--device", "device", "Where the network runs.", type=click.Choice(["auto", "cpu", "cuda", "mps"])
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("outdir", required=False, type=PATH, metavar="[OUTDIR]")
 @options.window
 @options.steps
+@options.init
 @options.device
 @options.ingest_options
 @configured

@@ -127,7 +127,7 @@ def sweep(
 @options.steps
 @options.device
 @options.setting("--pair", "train.pair", "STORE STORE are exposures of one scene.", is_flag=True, default=None)
-@options.setting("--init", "train.init", "Model to start from.", type=PATH, metavar="MODEL")
+@options.init
 @options.setting(
     "--time", "train.time_minutes", "Train so long instead, as 10m or 2h.", type=words.minutes, metavar="T"
 )
@@ -173,7 +173,7 @@ def _submit(slurm: Path, output: Path, dry_run: bool) -> None:
 
 @click.command()
 @click.argument("store", type=PATH)
-@click.option("-m", "--model", required=True, type=PATH, help="Model folder, or weights.safetensors.")
+@click.option("-m", "--model", required=True, type=PATH, help="Model folder or file; starting: a preview.")
 @click.option(
     "-o",
     "--output",

@@ -36,6 +36,7 @@ from n2n_pipeline.evaluation.measure import (
     signal_limit,
 )
 from n2n_pipeline.evaluation.samples import Subject, plan_places, read_sample
+from n2n_pipeline.evaluation.start import Start, judge_start, measure_start, write_start
 from n2n_pipeline.evaluation.verdicts import (
     judge_agreement,
     judge_camera,
@@ -64,6 +65,7 @@ class Figures(NamedTuple):
     pattern: Pattern | None
     seams: Seams
     motion: Motion
+    start: Start | None
 
 
 def evaluate_without_truth(subject: Subject) -> Json:
@@ -105,6 +107,7 @@ def evaluate_without_truth(subject: Subject) -> Json:
             motion=measure_motion(
                 subject.movie, [(place.t, place.region) for place in places], subject.inputs.window
             ),
+            start=measure_start(subject, samples),
         )
         agreement = measure_agreement(samples)
         step(1)
@@ -118,8 +121,10 @@ def judge(figures: Figures, subject: Subject) -> list[Verdict]:
     """Judge every figure, the most telling first."""
     info, references = subject.movie.store.info, subject.movie.store.references
     has_references = references.dark is not None or references.gain is not None
+    start = judge_start(figures.start, subject.denoiser.card.is_start)
     return [
         judge_error(figures.errors, subject.denoiser.card.steps),
+        *([start] if start else []),
         judge_detail(figures.detail, info.pixel_size),
         judge_contrast(figures.residuals),
         judge_residual(figures.residuals),
@@ -160,6 +165,7 @@ def write_figures(figures: Figures, pixel_size: float | None) -> Json:
         ],
         "tile_border_excess": _number(figures.seams.tile_excess),
         "motion": _rounded(figures.motion._asdict()),
+        "start": write_start(figures.start),
     }
 
 

@@ -94,20 +94,11 @@ def measure_errors(samples: Sequence[Sample]) -> Errors | None:
     Errors or None
         None where the movie has too few frames for independent copies.
     """
-    with_copies = [(sample, sample.copies) for sample in samples if sample.copies is not None]
-    if len(with_copies) < len(samples):
+    if any(sample.copies is None for sample in samples):
         return None
-
-    def error_map(halves: Sequence[tuple[Floats, Floats]]) -> Floats:
-        maps = []
-        for (even, odd), (_, copies) in zip(halves, with_copies, strict=True):
-            errors = unsupervised_error(even, copies[0]), unsupervised_error(odd, copies[1])
-            maps.append(error_of_mean(errors, (even, odd)))
-        return np.stack(maps)
-
-    network = error_map([sample.denoised for sample in samples])
+    network = map_errors(samples, [sample.denoised for sample in samples])
     filtered = [[tuple(_blur(half, sigma) for half in sample.raw) for sample in samples] for sigma in GAUSSIANS_PX]
-    rivals = [error_map(halves) for halves in filtered]  # type: ignore[arg-type]
+    rivals = [map_errors(samples, halves) for halves in filtered]
     best = int(np.argmin([np.nanmean(rival) for rival in rivals]))
     peak = float(np.ptp(np.percentile([np.mean(pair, axis=0) for pair in filtered[best]], [0.1, 99.9])))
     error = unsupervised_mse(network)
@@ -121,6 +112,30 @@ def measure_errors(samples: Sequence[Sample]) -> Errors | None:
         psnr_db=unsupervised_psnr(error, peak),
         signal_variance=_signal_variance(samples),
     )
+
+
+def map_errors(samples: Sequence[Sample], halves: Sequence[Sequence[Floats]]) -> Floats:
+    """Estimate the squared error, pixel by pixel, of the mean of two halves that were denoised in any way.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        What the halves were made of; each has independent copies.
+    halves : sequence of pair of numpy.ndarray
+        For each sample the denoised even and odd half.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(sample, y, x)``, in squared units of the movie.
+    """
+    maps = []
+    for (even, odd), sample in zip(halves, samples, strict=True):
+        if sample.copies is None:
+            raise ValueError("a sample without copies has no error to estimate")
+        errors = unsupervised_error(even, sample.copies[0]), unsupervised_error(odd, sample.copies[1])
+        maps.append(error_of_mean(errors, (even, odd)))
+    return np.stack(maps)
 
 
 def _blur(image: Floats, sigma: float) -> Floats:

@@ -125,13 +125,13 @@ def read_sample(subject: Subject, place: Place) -> Sample:
         place,
         (pair.even[0], pair.odd[0]),
         (pair.even_count[0], pair.odd_count[0]),
-        _denoise_halves(subject, place),
+        denoise_halves(subject, place),
         _read_copies(subject, place),
         stored[0].astype(np.float32),
     )
 
 
-def _denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:
+def denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     """Denoise each half as the output's halves were, with its tiles and turns."""
     plan = plan_tiles(subject.inputs.shape, subject.tiling, (place.rows, place.cols))
     canvases = Canvas(plan, 1), Canvas(plan, 1)

@@ -33,6 +33,7 @@ from n2n_pipeline.pyramid import plan_level_units, write_level_shard
 from n2n_pipeline.records import Ledger, stop_requested, write_unit
 from n2n_pipeline.shards import write_shard
 from n2n_pipeline.sources.formats import is_zarr
+from n2n_pipeline.starting import preview_model
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,7 +58,7 @@ def denoise_store(
         A movie's store, or a folder of images, which becomes one of denoised images. The only frame of a store of
         one frame, such as a montage, is itself what is denoised.
     model : pathlib.Path
-        Folder of a trained model, or its weights file.
+        Folder of a trained model, or its weights file; ``starting`` for a preview without training.
     output : pathlib.Path
         Store to write; one that was begun with the same settings is continued.
     config : DenoiseConfig, optional
@@ -82,7 +83,8 @@ def denoise_store(
     """
     if store.is_file():
         raise InputError(store, "a file, not a store or a folder of images", f"n2n-pipeline ingest {store}")
-    order = Order(store, model, output, config or DenoiseConfig(), device)
+    config = config or DenoiseConfig()
+    order = Order(store, preview_model(model, store, output, device, config.window), output, config, device)
     if store.is_dir() and not is_zarr(store):
         return denoise_images(order, restart)
     job = plan_job(order, restart)

@@ -23,6 +23,7 @@ from n2n_pipeline.manifest import FAILED
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import Ledger
 from n2n_pipeline.sources.formats import is_zarr
+from n2n_pipeline.starting import preview_model
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -69,6 +70,7 @@ def denoise_on_cluster(
         )
     config = config or DenoiseConfig()
     config = config.model_copy(update={"memory_gb": config.memory_gb or worker_memory_gb(client)})
+    model = preview_model(model, store, output, "cpu", config.window)
     order = Order(store.absolute(), model.absolute(), output.absolute(), config)
     choice = client.submit(_choose_remotely, order, restart, pure=False).result()
     job = plan_job(order._replace(device="cpu"), choice=choice)

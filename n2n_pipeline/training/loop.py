@@ -50,6 +50,8 @@ class Task(NamedTuple):
     """What is to be trained on what."""
 
     config: TrainConfig
+    steps: int
+    """As the plan resolved them; of no consequence where time is the budget."""
     card: ModelCard
     sampler: PatchSampler
     validation: ValidationSet
@@ -139,7 +141,7 @@ class Trainer:
         config, counters = self.task.config, self.state.counters
         if config.time_minutes is not None:
             return min(counters.seconds / (60 * config.time_minutes), 1.0)
-        return min(counters.step / config.steps, 1.0)
+        return min(counters.step / self.task.steps, 1.0)
 
     @property
     def is_finished(self) -> bool:
@@ -161,7 +163,7 @@ class Trainer:
             self._save()
         elif self.ranks.leads:
             drop_older(self.resume)
-        total = None if self.task.config.time_minutes else self.task.config.steps
+        total = None if self.task.config.time_minutes else self.task.steps
         batches = BatchQueue(self.make_batch, workers=1 if self.ranks.device.type == "cpu" else 8)
         try:
             with show_progress("train", total, "steps") as show:

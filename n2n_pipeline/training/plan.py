@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from n2n_pipeline import __version__
@@ -26,7 +25,9 @@ from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.ladder import default_ladder
 from n2n_pipeline.manifest import SHIFTS, content_digest
-from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, stride
+from n2n_pipeline.metrics.noise import clipped_deviation
+from n2n_pipeline.model import stride
+from n2n_pipeline.starting import default_network, starting_weights
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training.exposures import Exposures, pair_exposures
@@ -36,6 +37,7 @@ from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
 
 NORMALISATION_PATCHES = 64
+STEPS_FROM_START, STEPS_FROM_RANDOM = 300, 800
 HELD_OUT_EVERY = 8  # frames, one of which is kept from training
 MEDIAN_NEEDS = 0.7  # electrons per half-window below which the median of a Poisson variable is 0
 MODE_NEEDS = 1.0
@@ -59,6 +61,9 @@ class TrainingPlan(Settings):
     """A run's resolved settings."""
 
     network: NetworkConfig
+    start: Path | None
+    """Weights to start from; None for random ones."""
+    steps: int
     windows: tuple[int, ...]
     target: int
     """Of a ladder of windows; 0 where they are none."""
@@ -140,12 +145,18 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
     """
     device = choose_device(config.device)
     windows, target = _choose_windows(movies, config)
-    network = choose_network(config, device.type, windows if target else ())
+    network, start = choose_network(config, device.type, windows if target else ())
+    if config.train.steps != "auto":
+        steps = config.train.steps
+    else:
+        steps = STEPS_FROM_START if start else STEPS_FROM_RANDOM
     held_out = tuple(
         plan_held_out(movie.shape, (config.seed, HELD_OUT, index)) for index, movie in enumerate(movies.frames)
     )
     plan = TrainingPlan(
         network=network,
+        start=start,
+        steps=steps,
         windows=windows,
         target=target,
         split=config.train.split,
@@ -165,21 +176,21 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
     return plan.model_copy(update={"mean": mean, "scales": scales})
 
 
-def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> NetworkConfig:
-    """Return the network asked for, that of the model to start from, or the device's default."""
-    if config.train.init is not None:
-        card = load_model(config.train.init).card
-        started = card.network
+def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> tuple[NetworkConfig, Path | None]:
+    """Return the network asked for, that of the model to start from, or the device's default; and that model."""
+    init = config.train.init
+    if isinstance(init, Path):
+        card = load_model(init).card
         if card.ladder != ladder:
             found = f"was trained on {_describe(card.ladder)}, this training is on {_describe(ladder)}"
-            raise InputError(config.train.init, found, "start from a model of the same kind", ExitCode.CONFIG)
-        if config.network not in (None, started):
-            raise InputError(
-                config.train.init, f"holds another network ({started})", "leave out network", ExitCode.CONFIG
-            )
-        return started
-    network = config.network or (CPU_NETWORK if device == "cpu" else PAPER_NETWORK)
-    return network.model_copy(update={"in_channels": len(ladder)}) if ladder else network
+            raise InputError(init, found, "start from a model of the same kind", ExitCode.CONFIG)
+        if config.network not in (None, card.network):
+            raise InputError(init, f"holds another network ({card.network})", "leave out network", ExitCode.CONFIG)
+        return card.network, init
+    network = config.network or default_network(device)
+    if ladder:
+        return network.model_copy(update={"in_channels": len(ladder)}), None
+    return network, starting_weights(network) if init == "starting" else None
 
 
 def _describe(ladder: tuple[int, ...]) -> str:
@@ -190,24 +201,16 @@ def measure_normalisation(sample: Batch) -> tuple[float, tuple[float, ...]]:
     """Measure the mean and the spread of half-window averages.
 
     Of a ladder, the spreads are those of `subtract_levels`; where two levels hold the same frames, that of the
-    longest. The spread is half the range that holds the central 68 %, or the standard deviation where most values
-    are equal, as in movies of very few counts.
+    longest.
     """
     is_ladder = sample.values.ndim > sample.target.ndim
     values, seen = (part if is_ladder else part[:, None] for part in (sample.values, sample.counts > 0))
     mean = float(values[seen].mean(dtype=np.float64)) if seen.any() else 0.0
     steps = subtract_levels(torch.from_numpy(values), mean).numpy()
-    spreads = [_spread(steps[:, level][seen[:, level]]) for level in range(steps.shape[1])]
+    spreads = [clipped_deviation(steps[:, level][seen[:, level]]) for level in range(steps.shape[1])]
     if not spreads[-1]:
         raise InputError("train", f"all pixels equal {mean:g}; nothing to learn")
     return mean, tuple(spread or spreads[-1] for spread in spreads)
-
-
-def _spread(values: npt.NDArray[np.float32]) -> float:
-    if not len(values):
-        return 0.0
-    low, high = np.percentile(values.astype(np.float64), (15.87, 84.13))
-    return float((high - low) / 2) or float(values.std(dtype=np.float64))
 
 
 def estimate_electrons(sample: Batch, ladder_target: int = 0) -> float:
@@ -253,7 +256,7 @@ def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps:
         "settings": settings,
         "held_out": [[list(block) for block in blocks] for blocks in plan.held_out],
         "held_out_frames": movies.held_out,
-        "init": weights_digest(config.train.init) if config.train.init else None,
+        "init": weights_digest(plan.start) if plan.start else None,
     }
     return ModelCard(
         network=plan.network,
@@ -310,7 +313,8 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
 
 def _choose_ladder(movies: Movies, config: RunConfig) -> tuple[int, ...]:
     """Return the windows of the ladder to start from, or those that the movies allow."""
-    started = load_model(config.train.init).card.ladder if config.train.init else ()
+    init = config.train.init
+    started = load_model(init).card.ladder if isinstance(init, Path) else ()
     ladder = started or default_ladder(min(movie.n_frames for movie in movies.frames))
     if config.train.target not in ladder:
         wanted = f"{config.train.target} is not one of {', '.join(map(str, ladder))} frames"

@@ -128,7 +128,8 @@ def _resolve_plan(movies: Movies, output: Path, config: RunConfig) -> TrainingPl
         return _read_plan(output / PLAN)
     plan = make_plan(movies, config, _memory_bytes(config))
     (output / PLAN).parent.mkdir(exist_ok=True)
-    train = config.train.model_copy(update=_as_told(plan) | {"patch_px": plan.patch_px})
+    told = _as_told(plan) | {"patch_px": plan.patch_px, "steps": plan.steps}
+    train = config.train.model_copy(update=told)
     resolved = config.model_copy(
         update={"network": plan.network, "train": train, "device": plan.device, "threads": plan.threads}
     )
@@ -148,10 +149,11 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
     if torch.device(plan.device).type != ranks.device.type:
         todo = f"use --device {plan.device} or --restart"
         raise InputError(output, f"was begun on {plan.device}, not {ranks.device}", todo, ExitCode.UNAVAILABLE)
-    state = TrainingState(_start_network(plan, config, ranks.device))
+    state = TrainingState(_start_network(plan, ranks.device))
     pool = Pool(movies.frames, plan.windows, plan.seed, _memory_bytes(config), plan.detail > 0)
     task = Task(
         config.train,
+        plan.steps,
         describe_model(plan, movies, config, 0),
         PatchSampler(pool, plan.recipe, plan.held_out),
         read_validation(movies.frames, plan.held_out, plan.recipe),
@@ -168,9 +170,9 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
     return state
 
 
-def _start_network(plan: TrainingPlan, config: RunConfig, device: torch.device) -> UNet:
-    if config.train.init is not None:
-        network = load_model(config.train.init).network.requires_grad_(True)
+def _start_network(plan: TrainingPlan, device: torch.device) -> UNet:
+    if plan.start is not None:
+        network = load_model(plan.start).network.requires_grad_(True)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
@@ -187,11 +189,12 @@ def _memory_bytes(config: RunConfig) -> int:
 
 def _fingerprint(movies: Movies, config: RunConfig) -> dict[str, Any]:
     """All that decides the weights, but the device and threads, which the plan remembers."""
+    init = config.train.init
     return {
         "stage": "train",
         "movies": movies.digests,
         "seed": config.seed,
         "network": config.network.model_dump(mode="json") if config.network else None,
         "train": config.train.model_dump(mode="json", exclude={"init", "save_every", "tensorboard"}),
-        "init": weights_digest(config.train.init) if config.train.init else None,
+        "init": weights_digest(init) if isinstance(init, Path) else init,
     }

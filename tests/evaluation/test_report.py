@@ -12,10 +12,13 @@ import PIL.Image
 import pytest
 import tifffile
 
+from n2n_pipeline.checkpoint import ModelCard, save_model
+from n2n_pipeline.config import NetworkConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.evaluation.report import facts, write_report
 from n2n_pipeline.evaluation.report.gather import gather, read_columns
 from n2n_pipeline.evaluation.report.scenes import Region, read_scene
+from n2n_pipeline.model import UNet
 from n2n_pipeline.pictures import contrast_limits, to_grey
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import References, Shifts, write_movie, write_shifts
@@ -62,7 +65,8 @@ def make_run(folder, truth):
     (folder / "log.txt").write_text("n2n-pipeline 0.1.0 on host pid 7: run movie.mrc out --steps 9\n")
     model = folder / "model"
     model.mkdir()
-    (model / "weights.safetensors").touch()
+    network = NetworkConfig(width=2, depth=1)
+    save_model(model, UNet(network), ModelCard(network=network, mean=0, scale=1, window=4, steps=9))
     (model / "config.yaml").write_text("train:\n  steps: 9\n")
     (model / "metrics.csv").write_text("step,training_loss,validation_loss\n4,2.0,\n8,1.5,1.6\n9,1.4,1.5\n")
     ring = {"frequency_per_angstrom": [0.0, 0.1, 0.2], "frc_raw": [None, 0.9, 0.1], "half_bit": [1.0, 0.5, 0.3]}

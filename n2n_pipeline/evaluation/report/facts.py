@@ -16,6 +16,7 @@ from n2n_pipeline.evaluation.report.gather import Run
 from n2n_pipeline.evaluation.report.scenes import main_store, saw_all_windows, used_window
 from n2n_pipeline.progress import duration
 from n2n_pipeline.sources.movie import MovieInfo
+from n2n_pipeline.starting import describe_training
 
 Rows = list[tuple[str, str]]
 
@@ -59,6 +60,8 @@ def headline_facts(run: Run) -> Rows:
         facts.append(("Window", "all at once"))
     elif window is not None:
         facts.append(("Window", f"{window} frames"))
+    if run.card is not None:
+        facts.append(("Network", describe_training(run.card)))
     if run.movie is not None and run.movie.shifts is not None:
         shifts = run.movie.shifts.dy_dx
         facts.append(("Drift", f"{np.hypot(*(shifts - shifts[0]).T).max():.1f} px"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from n2n_pipeline.checkpoint import ModelCard, load_model
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import read_json
 from n2n_pipeline.settings_file import load_settings
@@ -43,6 +44,8 @@ class Run:
     truth: MovieSource | None = None
     model: Path | None = None
     """Folder of the network that was used."""
+    card: ModelCard | None = None
+    """What the network says of itself."""
     window: Json = field(default_factory=dict)
     metrics: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
@@ -93,6 +96,7 @@ def _gather_model(run: Run, model: Path) -> None:
         run.missing.append(Missing("The network", f"{folder.name} holds no weights.safetensors", command))
         return
     run.model = folder
+    run.card = _read(run, folder / "weights.safetensors", "The network", None, _read_card) or None
     run.training = _read(run, folder / "metrics.csv", "The training curve", None, read_columns) or {}
     run.config = _read(run, folder / "config.yaml", "The settings", None, _read_settings) or {}
 
@@ -125,6 +129,10 @@ def _read_json(path: Path) -> Json:
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def _read_card(path: Path) -> ModelCard:
+    return load_model(path).card
 
 
 def _read_settings(path: Path) -> Json:
