@@ -6,12 +6,12 @@
 
 For each movie, which pretraining never saw, two trainings run at the same time, each on one core, for five
 minutes: `n2n-pipeline train` as it comes, and with ``--init none``. Seed, network, batch, learning rate and its
-schedule are the same. At each mark the running average of the weights is kept, and some frames are denoised with it
-and scored against the truth. At 0 seconds stands the preview.
+schedule are the same. At each mark the running average of the weights is kept, and some frames are denoised with
+it and scored against the truth. At 0 seconds stands the preview.
 
-With --empty: movies of uniform flux at four doses are denoised with the preview and after training. ``structure`` is
-the standard deviation of the output, low-passed at 8 px, over that of the plain average of the same frames; ``erased``
-is a particle's place in a movie from which that particle was erased, in units of the particle's contrast.
+With --empty: movies of uniform flux at four doses are denoised with the preview and after training. ``blank`` is
+the standard deviation of the output, low-passed at 8 px, over that of the plain average of the same frames;
+``erased`` is a particle's place in a movie from which that particle was erased, in units of its contrast.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def structure(image: np.ndarray, average: np.ndarray) -> float:
 
 
 def contrast_left(image: np.ndarray, dose: float) -> float:
-    """Return how dark the place of the erased particle is beside its surroundings, over the particle's contrast."""
+    """Return how dark the erased particle's place is beside its surroundings, over the particle's contrast."""
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     away = np.hypot(y - PARTICLES[1][0], x - PARTICLES[1][1])
     inside, around = image[away < PARTICLE_PX].mean(), image[(away > 20) & (away < 40)].mean()
