@@ -106,7 +106,11 @@ def pretrain(stores: Sequence[Path], output: Path, network: NetworkConfig, steps
     card = UNITS.model_copy(update={"network": network})
     precision = "bfloat16" if autocast_dtype(chosen) == torch.bfloat16 else "float32"
     validation = ValidationSet(others.draw_batch(0, range(VALIDATION_SAMPLES)), None)
-    Trainer(state, Task(config, steps, card, sampler, validation, precision, output), Ranks(device=chosen)).run()
+    Trainer(
+        state,
+        Task(config, steps, LEARNING_RATE, card, sampler, validation, precision, output),
+        Ranks(device=chosen),
+    ).run()
     copy_into(list(state.network.parameters()), state.best)
     save_model(output, state.network, card.model_copy(update=describe(shown, aside, config)))
 

@@ -107,8 +107,8 @@ class TrainConfig(Settings):
     """Patches per step over all ranks."""
     patch_px: Positive = 128
     """Side of a training patch."""
-    lr: float = Field(default=3e-3, gt=0)
-    """Peak learning rate."""
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Peak learning rate. ``auto``: 0.001 from weights that were trained before, 0.003 from random ones."""
     loss: Loss = "l2"
     """L2 learns the mean and is right for counts; l1 and l0 are not at low dose."""
     ema_decay: float = Field(default=0.98, ge=0, lt=1)

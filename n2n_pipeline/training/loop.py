@@ -52,6 +52,7 @@ class Task(NamedTuple):
     config: TrainConfig
     steps: int
     """As the plan resolved them; of no consequence where time is the budget."""
+    lr: float
     card: ModelCard
     sampler: PatchSampler
     validation: ValidationSet
@@ -206,7 +207,7 @@ class Trainer:
     def train_step(self, batch: Sequence[Tensor]) -> None:
         """Update the weights once, unless the gradient is not finite."""
         counters = self.state.counters
-        peak = self.task.config.lr * CAUTION**counters.rollbacks
+        peak = self.task.lr * CAUTION**counters.rollbacks
         self.state.optimizer.param_groups[0]["lr"] = learning_rate(peak, self.progress)
         loss, gradients = self.threads.differentiate(self._loss, batch, self.parameters)
         self.ranks.average(gradients)

@@ -37,7 +37,8 @@ from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
 
 NORMALISATION_PATCHES = 64
-STEPS_FROM_START, STEPS_FROM_RANDOM = 300, 800
+STEPS = (800, 300)  # from random weights, from weights that were trained before
+LEARNING_RATES = (3e-3, 1e-3)
 HELD_OUT_EVERY = 8  # frames, one of which is kept from training
 MEDIAN_NEEDS = 0.7  # electrons per half-window below which the median of a Poisson variable is 0
 MODE_NEEDS = 1.0
@@ -64,6 +65,7 @@ class TrainingPlan(Settings):
     start: Path | None
     """Weights to start from; None for random ones."""
     steps: int
+    lr: float
     windows: tuple[int, ...]
     target: int
     """Of a ladder of windows; 0 where they are none."""
@@ -146,17 +148,14 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
     device = choose_device(config.device)
     windows, target = _choose_windows(movies, config)
     network, start = choose_network(config, device.type, windows if target else ())
-    if config.train.steps != "auto":
-        steps = config.train.steps
-    else:
-        steps = STEPS_FROM_START if start else STEPS_FROM_RANDOM
     held_out = tuple(
         plan_held_out(movie.shape, (config.seed, HELD_OUT, index)) for index, movie in enumerate(movies.frames)
     )
     plan = TrainingPlan(
         network=network,
         start=start,
-        steps=steps,
+        steps=STEPS[start is not None] if config.train.steps == "auto" else config.train.steps,
+        lr=LEARNING_RATES[start is not None] if config.train.lr == "auto" else config.train.lr,
         windows=windows,
         target=target,
         split=config.train.split,

@@ -128,7 +128,7 @@ def _resolve_plan(movies: Movies, output: Path, config: RunConfig) -> TrainingPl
         return _read_plan(output / PLAN)
     plan = make_plan(movies, config, _memory_bytes(config))
     (output / PLAN).parent.mkdir(exist_ok=True)
-    told = _as_told(plan) | {"patch_px": plan.patch_px, "steps": plan.steps}
+    told = _as_told(plan) | {"patch_px": plan.patch_px, "steps": plan.steps, "lr": plan.lr}
     train = config.train.model_copy(update=told)
     resolved = config.model_copy(
         update={"network": plan.network, "train": train, "device": plan.device, "threads": plan.threads}
@@ -154,6 +154,7 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
     task = Task(
         config.train,
         plan.steps,
+        plan.lr,
         describe_model(plan, movies, config, 0),
         PatchSampler(pool, plan.recipe, plan.held_out),
         read_validation(movies.frames, plan.held_out, plan.recipe),
