@@ -224,7 +224,8 @@ def _explain(model: type[Settings], error: ValidationError, given: Mapping[Keys,
     where = next((entry.where for path, entry in given.items() if path[: len(keys)] == keys), "settings")
     if complaints[0]["type"] == "extra_forbidden":
         return _refused(where, f"unknown key '{keys[-1]}'", _suggest(model, keys))
-    wishes = [_wish(c["msg"]) for c in complaints if _given_keys(c["loc"], given) == keys]
+    first, *others = (_wish(c["msg"]) for c in complaints if _given_keys(c["loc"], given) == keys)
+    wishes = [first, *(wish.removeprefix("must be ") for wish in others)]
     name = ".".join(keys) or "settings"
     return _refused(where, f"{name} {' or '.join(wishes)}, got {complaints[0]['input']!r}")
 
@@ -237,6 +238,8 @@ def _given_keys(location: tuple[str | int, ...], given: Mapping[Keys, Given]) ->
 
 
 def _wish(message: str) -> str:
+    if message.startswith("Input is not a valid path"):
+        return "must be a path"
     if not message.startswith("Input should be"):
         return message.removeprefix("Value error, ")
     if "dictionary" in message:

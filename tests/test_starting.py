@@ -87,7 +87,7 @@ def test_with_init_none_a_training_starts_from_random_weights(movie, tmp_path):
     model = load_model(tmp_path / "model")
     assert model.card.provenance["init"] is None
     assert describe_training(model.card) == "1 steps from random weights"
-    np.testing.assert_allclose(model.network.leave.weight.numpy(), 0, atol=1e-6)  # it begins by predicting the mean
+    np.testing.assert_allclose(model.network.leave.weight.numpy(), 0, atol=1e-6)  # begins by predicting the mean
 
 
 def test_a_network_without_starting_weights_starts_from_random_ones_for_longer(movie, tmp_path):
