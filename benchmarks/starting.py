@@ -185,6 +185,11 @@ def summarise(movies: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def _by_mark(scores: Any) -> Any:
+    """Read marks as the numbers that they were before they became JSON's keys."""
+    return {int(mark): snr for mark, snr in scores.items()} if isinstance(scores, dict) else scores
+
+
 def main() -> None:
     """Measure, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -211,7 +216,12 @@ def main() -> None:
             work = (told.work or Path(scratch)) / folder.name
             movies[folder.name] = measure(folder, work, told.seconds, told.seed)
             print(folder.name, json.dumps(movies[folder.name]), flush=True)
-    kept |= {"movies": movies, "summary": summarise(movies), "cores": 1, "torch": torch.__version__}
+    known = {
+        name: {way: _by_mark(scores) for way, scores in ways.items()}
+        for name, ways in kept.get("movies", {}).items()
+    }
+    kept["movies"] = known | movies
+    kept |= {"summary": summarise(kept["movies"]), "cores": 1, "torch": torch.__version__}
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(kept["summary"], indent=1))
 
