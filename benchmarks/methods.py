@@ -27,11 +27,12 @@ from training import Student, to_grey, write_pngs
 import n2n_pipeline as n2n
 from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.checkpoint import ModelCard, load_model, save_model
-from n2n_pipeline.config import NetworkConfig, RunConfig, TrainConfig
+from n2n_pipeline.config import DenoiseConfig, NetworkConfig, RunConfig, TrainConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import set_threads, tune_allocator
 from n2n_pipeline.metrics.quality import score_frame
 from n2n_pipeline.model import PAPER_NETWORK, UNet
+from n2n_pipeline.starting import STARTING
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import default_windows
 from n2n_pipeline.training import patches, train
@@ -123,14 +124,31 @@ def by_the_package(method: str, prepared: Prepared, budget: Budget) -> tuple[Flo
     began = time.monotonic()
     n2n.denoise(prepared.store, prepared.work / method, output)
     figures = {"trained_s": round(seconds, 1), "denoised_s": round(time.monotonic() - began, 1)}
+    figures["steps"] = load_model(prepared.work / method).card.steps
+    return read_scored(prepared, output), figures | judge_output(output)
+
+
+def preview(method: str, prepared: Prepared, budget: Budget) -> tuple[Floats, Figures]:
+    """Denoise with the starting weights, without any training."""
+    output = prepared.work / f"{method}.zarr"
+    shutil.rmtree(output, ignore_errors=True)
+    n2n.denoise(prepared.store, STARTING, output, DenoiseConfig(window=prepared.window))
+    return read_scored(prepared, output), judge_output(output)
+
+
+def judge_output(output: Path) -> Figures:
+    """Return the verdict on an output, and what stands against it."""
     judged = n2n.evaluate(output)
-    figures |= {"steps": load_model(prepared.work / method).card.steps, "verdict": judged["verdict"]}
     remarks = [
         f"{found['check']}: {found['verdict']}" for found in judged["verdicts"] if found["verdict"] != "pass"
     ]
+    return {"verdict": judged["verdict"], "remarks": remarks}
+
+
+def read_scored(prepared: Prepared, output: Path) -> Floats:
+    """Return the frames that are scored."""
     store = open_store(output)
-    frames = np.stack([store.read(slice(t, t + 1))[0] for t in prepared.scored])
-    return frames, figures | {"remarks": remarks}
+    return np.stack([store.read(slice(t, t + 1))[0] for t in prepared.scored])
 
 
 def by_a_peer(method: str, prepared: Prepared, budget: Budget) -> tuple[Floats, Figures]:
@@ -215,6 +233,7 @@ def by_the_best_filter(_method: str, prepared: Prepared, _budget: Budget) -> tup
 
 METHODS: dict[str, Callable[[str, Prepared, Budget], tuple[Floats, Figures]]] = {
     "default": by_the_package,
+    "preview": preview,
     "clean": by_the_package,
     "paper": by_the_package,
     "careamics": by_a_peer,

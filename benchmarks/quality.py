@@ -14,6 +14,7 @@ pixel and above) is there: its power over the truth's, and its correlated part. 
 not measured this time stay, if ``--work`` is the same folder.
 
     default     `n2n-pipeline train` as it comes, and `denoise`
+    preview     `n2n-pipeline denoise -m starting`, no training
     clean       the default, with the truth of the target's frames in place of their counts (Noise2Clean)
     paper       the Noise2Noise paper's network and recipe: Table 2, He's initial weights, 4 patches of 256 px,
                 rate 0.001 with a ramp down at the end, no averaging of weights

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 import torch
-from quality import prepare
+from prepared import prepare
 from scipy import ndimage
 
 import n2n_pipeline as n2n
@@ -94,7 +94,7 @@ def score(work: Path, model: Path, truth: Path, name: str) -> float:
 def measure(folder: Path, work: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Train from both starts at once, and score what was kept of them."""
     work.mkdir(parents=True, exist_ok=True)
-    prepare(folder, work, seed)
+    prepare(folder, work)
     words = [sys.executable, __file__, "--seconds", str(seconds), "--seed", str(seed), "--child", str(work)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     running = [subprocess.Popen([*words, start], env=environment) for start in STARTS]
