@@ -129,9 +129,8 @@ def print_check(kept: dict[str, Any], rates: Rates) -> None:
     for name in list(found["shapes"])[1:]:
         shape = found["shapes"][name]
         model, megapixels = predict(shape, rates, MEASURED_FRAMES), math.prod(shape) / 1e6
-        measured = {
-            s: found[s]["ms_per_megapixel"][name] / 1e3 * megapixels for s in ("ingest", "align", "denoise")
-        }
+        stages = [stage for stage in ("ingest", "align", "denoise") if stage in found]
+        measured = {stage: found[stage]["ms_per_megapixel"][name] / 1e3 * megapixels for stage in stages}
         measured |= {"sweep": found["sweep_all_s"][name]}
         for stage, seconds in measured.items():
             ratio = seconds / model[stage]
