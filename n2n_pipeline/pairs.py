@@ -7,7 +7,9 @@ the movie's ends, so that every frame has one. A *ladder* is several windows abo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import operator
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from dask.delayed import delayed
+from dask._task_spec import Task
+from dask.highlevelgraph import HighLevelGraph
 
 from n2n_pipeline.averages import Pair, fill_reach, read_ladder, read_pairs
 from n2n_pipeline.config import Split
@@ -156,25 +159,29 @@ class _Blocks:
         span = max(BLOCK_FRAMES, BLOCK_WINDOWS * longest // self.frames.step)
         band = _halved_to_fit(chunk[0], BLOCK_BYTES // (4 * math.prod(self.levels) * span * chunk[1]))
         shape = (len(self.frames), *self.movie.store.info.shape[1:])
-        times, rows, cols = (_cut(size, step) for size, step in zip(shape, (span, band, chunk[1]), strict=True))
-        blocks = np.empty((4, len(times), len(rows), len(cols)), object)
-        together = chunk[0] // band
-        for t, x, y in product(range(len(times)), range(len(cols)), range(0, len(rows), together)):
-            part = replace(self, frames=self.frames[times[t]])
-            for band, pair in enumerate(part.lazy_bands(rows[y : y + together], cols[x]), start=y):
-                for which, block in enumerate(pair):
-                    blocks[which, t, band, x] = block
-        nested = (_nest(block, len(self.levels)) for block in blocks)
-        return {name: da.block(part) for name, part in zip(Pair._fields, nested, strict=True)}
-
-    def lazy_bands(self, bands: list[slice], cols: slice) -> Iterator[list[da.Array]]:
-        """Yield the `Pair` of blocks that lie above each other; they share what is read."""
-        box = self.plan_box((slice(bands[0].start, bands[-1].stop), cols))
-        counts = delayed(_read_counts, pure=False)(self.movie.store, box)
-        for rows in bands:
-            pair = delayed(_average_block, pure=False)(self, counts, box, (rows, cols))
-            shape = (len(self.frames), *self.levels, rows.stop - rows.start, cols.stop - cols.start)
-            yield [da.from_delayed(pair[which], shape, np.float32) for which in range(4)]
+        cuts = [_cut(size, step) for size, step in zip(shape, (span, band, chunk[1]), strict=True)]
+        times, rows, cols = cuts
+        own, together = uuid.uuid4().hex, chunk[0] // band
+        counts, pair, *halves = (f"{name}-{own}" for name in ("counts", "pair", *Pair._fields))
+        tasks: dict[str, dict[Any, Task]] = {name: {} for name in (pair, *halves)}
+        for t, y, x in product(range(len(times)), range(0, len(rows), together), range(len(cols))):
+            part, bands = replace(self, frames=self.frames[times[t]]), rows[y : y + together]
+            box = part.plan_box((slice(bands[0].start, bands[-1].stop), cols[x]))
+            read = Task((counts, t, y, x), _read_counts, self.movie.store, box)
+            tasks[pair][read.key] = read
+            for number, region in enumerate(bands, start=y):
+                average = Task((pair, t, number, x), _average_block, part, read.ref(), box, (region, cols[x]))
+                tasks[pair][average.key] = average
+                for which, half in enumerate(halves):
+                    key = (half, t, *(0 for _ in self.levels), number, x)
+                    tasks[half][key] = Task(key, operator.getitem, average.ref(), which)
+        chunks = [tuple(part.stop - part.start for part in cut) for cut in cuts]
+        chunks[1:1] = [(n,) for n in self.levels]
+        graph = HighLevelGraph(tasks, {name: {pair} - {name} for name in tasks})
+        return {
+            name: da.Array(graph, half, tuple(chunks), np.float32)
+            for name, half in zip(Pair._fields, halves, strict=True)
+        }
 
     def plan_box(self, region: Region) -> Box:
         """Return the counts behind the frames: their windows', and all that drift brings into the region."""
@@ -208,11 +215,6 @@ def _halved_to_fit(size: int, most: int) -> int:
     while size > max(most, 1) and size % 2 == 0:
         size //= 2
     return size
-
-
-def _nest(blocks: npt.NDArray[Any], levels: int) -> Any:
-    """Nest ``(t, y, x)`` blocks into lists, with an axis of one more between t and y where they have levels."""
-    return blocks.reshape(blocks.shape[0], *(1,) * levels, *blocks.shape[1:]).tolist()
 
 
 def _read_counts(store: MovieStore, box: Box) -> Counts:
