@@ -125,13 +125,15 @@ def _read(
         for axis, part in enumerate(grown)
     ]
     averages = _average_canvas(movie, windows, canvas, shifts)
-    crops = [
-        tuple(
+    places = [tuple(anchor) for anchor in anchors.tolist()]
+    cuts = {
+        anchor: tuple(
             slice(part.start - move - whole.start, part.stop - move - whole.start)
             for part, move, whole in zip(grown, anchor, canvas, strict=True)
         )
-        for anchor in anchors.tolist()
-    ]
+        for anchor in set(places)
+    }
+    crops = [cuts[anchor] for anchor in places]
     every = (slice(None), slice(None))
     inner = (*every, *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)))
     halves = [_take_half(averages, half, windows.numbers, crops, movie) for half in (0, 1)]

@@ -4,7 +4,8 @@ The sums are compiled loops that stay in a core's cache.
 
 Frames are ``(t, p)``, pixels laid out in one row. A window that slides by one frame keeps nearly all of them, so
 a half costs a few operations per pixel and frame whatever the window's length: two for the interleaved split
-(the halves swap names, one frame leaves, one enters), one for each doubling of the window for the balanced one,
+(one frame leaves, one enters; of an even number of frames a window's odd half is the even half of the next, and
+both are views of one array), one for each doubling of the window for the balanced one,
 
     even - odd = the frames filtered by the product over k of (1 - shift by 2^k),
 
@@ -115,20 +116,34 @@ def slide_halves(
     Returns
     -------
     Halves
-        ``(t - window + 1, p)`` each.
+        ``(t - window + 1, p)`` each; read-only where both are views of the same averages.
     """
     finish = finish or Finish()
-    n_windows, size = len(frames) - window + 1, frames.shape[1]
-    halves = Halves(empty((n_windows, size), dtype), empty((n_windows, size), dtype))
-    summed = _type_of_sums(frames.dtype, window)
-    rows = len(frames) if balanced else 2
-    pixels = min(CACHE_BYTES // (rows * summed.itemsize), MOST_PIXELS, size)
-    work = np.empty((rows, max(pixels, 1)), summed)
-    kernel = _balanced if balanced else _interleaved
+    frames, n_windows = contiguous(frames), len(frames) - window + 1
     counts = (float(max(finish.even_count, 1)), float(max(finish.odd_count, 1)))
     references = prepare_references(finish.dark, finish.gain)
-    kernel(contiguous(frames), window, work, counts, references, halves)
-    return halves
+    summed = _type_of_sums(frames.dtype, window)
+
+    def start(n_sums: int, rows: int) -> tuple[Array, Array]:
+        """Return memory for results, and for the sums of some pixels at a time."""
+        pixels = min(CACHE_BYTES // (rows * summed.itemsize), MOST_PIXELS, frames.shape[1])
+        return empty((n_sums, frames.shape[1]), dtype), np.empty((rows, max(pixels, 1)), summed)
+
+    if balanced:
+        even, work = start(n_windows, len(frames))
+        halves = Halves(even, empty(even.shape, dtype))
+        _balanced(frames, window, work, counts, references, halves)
+        return halves
+    if window % 2 == 0 and counts[0] == counts[1]:  # a window's odd half is the next one's even half
+        both, work = start(n_windows + 1, 2)
+        _every_other(frames, window // 2, work, counts[0], references, both)
+        both.flags.writeable = False
+        return Halves(both[:-1], both[1:])
+    even, work = start(n_windows, 2)
+    odd, _ = start(n_windows, 2)
+    _every_other(frames, (window + 1) // 2, work, counts[0], references, even)
+    _every_other(frames[1:], window // 2, work, counts[1], references, odd)
+    return Halves(even, odd)
 
 
 def _type_of_sums(dtype: np.dtype[Any], window: int) -> np.dtype[Any]:
@@ -224,32 +239,25 @@ def write_average(sums: Array, count: float, references: tuple[Array, Array], fi
 
 
 @numba.njit(nogil=True, cache=True)
-def _interleaved(
-    frames: Array,
-    window: int,
-    work: Array,
-    counts: tuple[float, float],
-    references: tuple[Array, Array],
-    halves: Halves,
+def _every_other(
+    frames: Array, members: int, work: Array, count: float, references: tuple[Array, Array], averages: Array
 ) -> None:
-    n_windows, size = halves.even.shape
+    """Average so many frames, every other one, from each frame on."""
+    n_sums, size = averages.shape
     for first in range(0, size, work.shape[1]):
         stop = min(first + work.shape[1], size)
-        even, odd = work[0, : stop - first], work[1, : stop - first]
-        even[:] = 0
-        odd[:] = 0
-        for i in range(window):
-            _add(frames[i, first:stop], even if i % 2 == 0 else odd)
-        for s in range(n_windows):
-            write_average(even, counts[0], references, first, halves.even[s, first:stop])
-            write_average(odd, counts[1], references, first, halves.odd[s, first:stop])
-            if s + 1 < n_windows:
-                if window % 2 == 0:
-                    _slide(frames[s + window, first:stop], frames[s, first:stop], even)
-                else:
-                    _subtract(frames[s, first:stop], even)
-                    _add(frames[s + window, first:stop], odd)
-                even, odd = odd, even
+        one, other = work[0, : stop - first], work[1, : stop - first]
+        one[:] = 0
+        other[:] = 0
+        for i in range(members):
+            _add(frames[2 * i, first:stop], one)
+            if n_sums > 1:
+                _add(frames[2 * i + 1, first:stop], other)
+        for s in range(n_sums):
+            write_average(one, count, references, first, averages[s, first:stop])
+            if s + 2 < n_sums:
+                _slide(frames[s + 2 * members, first:stop], frames[s, first:stop], one)
+            one, other = other, one
 
 
 @numba.njit(nogil=True, cache=True)
