@@ -15,6 +15,7 @@ good as, and neither the order of frames nor the cutting into blocks changes the
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numba
@@ -212,6 +213,12 @@ def _subtract(row: Array, sums: Array) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
+def _subtract_two_levels(second: Array, third: Array, fourth: Array, sums: Array) -> None:
+    for j in range(sums.size):
+        sums[j] = sums[j] - second[j] - third[j] + fourth[j]
+
+
+@numba.njit(nogil=True, cache=True)
 def _slide(enters: Array, leaves: Array, sums: Array) -> None:
     for j in range(sums.size):
         sums[j] += enters[j]
@@ -229,6 +236,10 @@ def write_average(sums: Array, count: float, references: tuple[Array, Array], fi
         dark, gain = dark[first : first + out.size], gain[first : first + out.size]
         for j in range(out.size):
             out[j] = (sums[j] / count - dark[j]) * gain[j]
+    elif sums.itemsize == 2 and math.frexp(count)[0] == 0.5:  # a power of two: the product is the quotient
+        inverse = np.float32(1 / count)
+        for j in range(out.size):
+            out[j] = np.float32(sums[j]) * inverse
     elif sums.itemsize == 2:  # exact in float32, which is twice as fast
         short = np.float32(count)
         for j in range(out.size):
@@ -317,7 +328,14 @@ def _differences(work: Array, window: int, width: int, n_windows: int) -> Array:
                     _subtract(work[s + begin, :width], difference[s, :width])
         if 2 * span > window:
             return difference if is_sum else work
-        for i in range(n_frames - span):
-            _subtract(work[i + span, :width], work[i, :width])
-        n_frames -= span
-        span *= 2
+        if 4 * span <= window and not window & (2 * span):  # two levels at once
+            n_frames -= 3 * span
+            for i in range(n_frames):
+                second, third = work[i + span, :width], work[i + 2 * span, :width]
+                _subtract_two_levels(second, third, work[i + 3 * span, :width], work[i, :width])
+            span *= 4
+        else:
+            n_frames -= span
+            for i in range(n_frames):
+                _subtract(work[i + span, :width], work[i, :width])
+            span *= 2
