@@ -72,6 +72,7 @@ def pairs(
     xarray.Dataset
         ``even`` and ``odd``, ``(t, y, x)`` float32 Dask arrays in the movie's units, in the stable frame of
         reference; ``even_count`` and ``odd_count``, the frames behind each pixel (0 where it was filled in).
+        A computed block may be read-only, where it shares its memory: copy it to write to it.
         Of a ladder they are ``(t, window, y, x)``, and ``even_target`` and ``odd_target`` are ``(t, y, x)``.
         Coordinates: ``t`` the output frame, ``y`` and ``x`` in Å where the pixel size is known, else in pixels;
         ``even_frames`` and ``odd_frames`` the frames in each half; of a ladder ``is_even``, ``(t, frame)``, which

@@ -130,6 +130,15 @@ def test_sliding_sums_equal_sums_of_each_window(window, extra, balanced, dtype):
         np.testing.assert_array_equal(halves.odd[start], part[~is_even].sum(axis=0))
 
 
+def test_what_two_halves_share_cannot_be_written_through_one_of_them():
+    frames = np.random.default_rng(0).poisson(3.0, (12, 5)).astype("u1")
+    even, odd = slide_halves(frames, 4, balanced=False, dtype=np.float32)
+    assert np.shares_memory(even, odd)
+    for half in (even, odd):
+        with pytest.raises(ValueError, match="read-only"):
+            half += 1.0
+
+
 @given(
     cut=st.tuples(st.integers(1, 7), st.integers(4, 16), st.integers(4, 16)),
     window=st.sampled_from([2, 4, 6, 8, 12]),
