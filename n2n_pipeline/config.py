@@ -99,7 +99,7 @@ class TrainConfig(Settings):
     """How the network is trained; a budget in steps, not epochs."""
 
     steps: Positive | Literal["auto"] = "auto"
-    """Optimiser updates. More helps movies of rich detail; the schedule follows. ``auto``: 300 from weights that
+    """Optimiser updates. More helps movies of rich detail; the schedule follows. ``auto``: 350 from weights that
     were trained before, 800 from random ones."""
     time_minutes: float | None = Field(default=None, gt=0)
     """Stop after so long instead, with the schedule following the clock (not repeatable to the bit)."""

@@ -37,7 +37,7 @@ from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
 
 NORMALISATION_PATCHES = 64
-STEPS = (800, 300)  # from random weights, from weights that were trained before
+STEPS = (800, 350)  # from random weights, from weights that were trained before
 LEARNING_RATES = (3e-3, 1e-3)
 HELD_OUT_EVERY = 8  # frames, one of which is kept from training
 MEDIAN_NEEDS = 0.7  # electrons per half-window below which the median of a Poisson variable is 0
