@@ -5,8 +5,8 @@
     python benchmarks/check.py --quick --record # keeps the ratios as those to be compared with
 
 A ratio is ours over another's in the same run, larger is better, so that the machine's speed drops out; both
-sides take turns, and the best of each counts, for a busy machine only ever slows. One that has lost over 20 % is
-measured again, twice at most, before it fails. What is recorded holds for one kind of machine: elsewhere, record
+sides take turns, and the best of each counts, for a busy machine only ever slows. It fails on a loss over 20 %; a
+quick ratio on one over 40 %, after it was measured three times. What is recorded holds for one kind of machine: elsewhere, record
 first.
 
     averages    filling two arrays over reading both halves of every window of 16, balanced, from memory
@@ -33,6 +33,7 @@ from n2n_pipeline.progress import set_quiet
 RESULTS = Path(__file__).parent / "results"
 FILE = RESULTS / "check.json"
 LOSS = 0.2
+QUICK_LOSS = 0.4  # what takes seconds scatters by a tenth, and by more where others use the machine
 ATTEMPTS = 3
 TURNS = 3
 SCRIPTS = {
@@ -133,7 +134,7 @@ def compare(measure: Callable[[], float], recorded: float | None) -> float:
     """Measure a ratio, again where it seems to have lost; return the best."""
     best = measure()
     for _ in range(ATTEMPTS - 1):
-        if recorded is None or best >= (1 - LOSS) * recorded:
+        if recorded is None or best >= (1 - QUICK_LOSS) * recorded:
             break
         best = max(best, measure())
     return best
@@ -149,11 +150,11 @@ def check_quick(names: list[str], record: bool) -> list[str]:
     if record:
         FILE.write_text(json.dumps({"ratios": recorded | found}, indent=1) + "\n")
         return []
-    return lost(found, recorded)
+    return lost(found, recorded, QUICK_LOSS)
 
 
-def lost(found: dict[str, float], recorded: dict[str, float]) -> list[str]:
-    """Return a line for each ratio that has lost over 20 %.
+def lost(found: dict[str, float], recorded: dict[str, float], most: float = LOSS) -> list[str]:
+    """Return a line for each ratio that has lost more than so much.
 
     Examples
     --------
@@ -165,7 +166,7 @@ def lost(found: dict[str, float], recorded: dict[str, float]) -> list[str]:
             "%", " %"
         )
         for name, ratio in found.items()
-        if name in recorded and ratio < (1 - LOSS) * recorded[name]
+        if name in recorded and ratio < (1 - most) * recorded[name]
     ]
 
 
@@ -208,7 +209,7 @@ def main() -> None:
     told = parser.parse_args()
     set_quiet(True)
     losses = check_quick(told.only, told.record) if told.quick else check_scripts()
-    print("\n".join(losses) or "no ratio has lost over 20 %")
+    print("\n".join(losses) or "no ratio has lost too much")
     sys.exit(bool(losses))
 
 
