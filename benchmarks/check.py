@@ -6,8 +6,8 @@
 
 A ratio is ours over another's in the same run, larger is better, so that the machine's speed drops out; both
 sides take turns, and the best of each counts, for a busy machine only ever slows. It fails on a loss over 20 %; a
-quick ratio on one over 40 %, after it was measured three times. What is recorded holds for one kind of machine: elsewhere, record
-first.
+quick ratio on one over 40 %, after it was measured three times. What is recorded holds for one kind of machine:
+elsewhere, record first.
 
     averages    filling two arrays over reading both halves of every window of 16, balanced, from memory
     ingest      Dask's `to_zarr` over `n2n_pipeline.ingest`, the same movie in memory and on disk
