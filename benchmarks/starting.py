@@ -6,8 +6,8 @@
 
 For each movie, which pretraining never saw, two trainings run at the same time, each on one core, for five
 minutes: `n2n-pipeline train` as it comes, and with ``--init none``. Seed, network, batch, learning rate and its
-schedule are the same. At each mark the running average of the weights is kept, and some frames are denoised with
-it and scored against the truth. At 0 seconds stands the preview.
+schedule are the same. At each mark the weights are kept that the training would end with, and some frames are
+denoised with them and scored against the truth. At 0 seconds stands the preview.
 
 With --empty: movies of uniform flux at four doses are denoised with the preview and after training. ``blank`` is
 the standard deviation of the output, low-passed at 8 px, over that of the plain average of the same frames;
@@ -56,15 +56,16 @@ PARTICLE_PX, CONTRAST = 6.0, 0.35
 
 
 class Watched(loop.Trainer):
-    """Trains, and keeps the averaged weights at each mark."""
+    """Trains, and keeps at each mark the weights that a training would end with."""
 
     marks: ClassVar = list(MARKS_S)
 
     def _after_step(self) -> None:
         super()._after_step()
         while self.marks and self.state.counters.seconds >= self.marks[0]:
+            self.validate()  # as at the end of a budget: the weights are then the best on held-out squares
             network = self.denoiser.network
-            copy_into(list(network.parameters()), self.state.averaged)
+            copy_into(list(network.parameters()), self.state.best)
             card = self.task.card.model_copy(update={"steps": self.state.counters.step})
             save_model(self.task.output.with_name(f"{self.task.output.name}-{self.marks.pop(0)}"), network, card)
 
@@ -204,10 +205,10 @@ def main() -> None:
     if told.child:
         train_here(Path(told.child[0]), told.child[1], told.seconds, told.seed)
         return
-    kept = read_json(RESULTS) or {}
     if told.empty:
         with tempfile.TemporaryDirectory() as scratch:
-            kept["empty"] = measure_empty(told.work or Path(scratch), told.seed)
+            found = measure_empty(told.work or Path(scratch), told.seed)
+        kept = (read_json(RESULTS) or {}) | {"empty": found}
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
         return
     movies = {}
@@ -216,6 +217,7 @@ def main() -> None:
             work = (told.work or Path(scratch)) / folder.name
             movies[folder.name] = measure(folder, work, told.seconds, told.seed)
             print(folder.name, json.dumps(movies[folder.name]), flush=True)
+    kept = read_json(RESULTS) or {}
     known = {
         name: {way: _by_mark(scores) for way, scores in ways.items()}
         for name, ways in kept.get("movies", {}).items()
