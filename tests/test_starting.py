@@ -171,10 +171,10 @@ def test_what_training_made_of_the_start_is_measured(movie, tmp_path):
     ("start", "is_preview", "level", "words"),
     [
         (None, True, "look", "never trained on this movie"),
-        (Start(0.2, 2.0, 4, 30, 50, Interval(1, 0.5, 2)), False, "pass", "lowered its error"),
-        (Start(0.2, 2.0, 4, 30, 50, None), False, "pass", "nowhere"),
-        (Start(0.2, 2.0, 4, 30, 50, Interval(-1, -2, -0.5)), False, "look", "larger than before"),
-        (Start(0.9, 40.0, 4, 30, 50, Interval(1, 0.5, 2)), False, "look", "around y 30, x 50 of frame 4"),
+        (Start(0.2, 2.0, True, 4, 30, 50, Interval(1, 0.5, 2)), False, "pass", "lowered its error"),
+        (Start(0.2, 2.0, True, 4, 30, 50, None), False, "pass", "side with the result"),
+        (Start(0.2, 2.0, True, 4, 30, 50, Interval(-1, -2, -0.5)), False, "look", "larger than before"),
+        (Start(0.9, 40.0, False, 4, 30, 50, Interval(1, 0.5, 2)), False, "look", "around y 30, x 50 of frame 4"),
     ],
 )
 def test_the_start_is_judged_in_words(start, is_preview, level, words):

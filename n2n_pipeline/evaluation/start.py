@@ -38,7 +38,10 @@ class Start(NamedTuple):
     moved: float
     """Root mean square of the difference, over the standard deviation of the result."""
     farthest: float
-    """That of the field that differs most, filtered, over the noise of the result, filtered."""
+    """That of the field that differs most, filtered, over the noise of the result, filtered; of those fields where
+    the raw data do not side with the result, if there are any that differ by more than `BEYOND`."""
+    is_settled: bool
+    """Whether there are none such."""
     frame: int
     y_px: int
     x_px: int
@@ -64,12 +67,16 @@ def measure_start(subject: Subject, samples: Sequence[Sample]) -> Start | None:
         gain = unsupervised_mse(map_errors(samples, previews) - map_errors(samples, denoised))
     results, begun = (np.stack([np.mean(pair, axis=0) for pair in pairs]) for pairs in (denoised, previews))
     noise = np.stack([(even - odd) / 2 for even, odd in denoised])
-    ratio = _rms_of_fields(results - begun) / np.sqrt(np.mean(_filter(noise) ** 2))
+    ratio = np.sqrt(_sum_fields(_filter(results - begun) ** 2, mean=True) / np.mean(_filter(noise) ** 2))
+    open_fields = (ratio > BEYOND) & (_sides_with_result(samples, previews) <= 0)
+    is_settled = not open_fields.any()
+    ratio = ratio if is_settled else np.where(open_fields, ratio, 0)
     sample, row, col = (int(index) for index in np.unravel_index(int(ratio.argmax()), ratio.shape))
     place = samples[sample].place
     return Start(
         moved=float(np.sqrt(np.mean((results - begun) ** 2)) / max(float(results.std()), 1e-30)),
         farthest=float(ratio.max()),
+        is_settled=is_settled,
         frame=place.t,
         y_px=place.rows.start + int(row) * FIELD_PX + FIELD_PX // 2,
         x_px=place.cols.start + int(col) * FIELD_PX + FIELD_PX // 2,
@@ -81,14 +88,44 @@ def _filter(images: Floats) -> Floats:
     return np.asarray(ndimage.gaussian_filter(images, (0, FEATURE_PX, FEATURE_PX), mode="mirror"))
 
 
-def _rms_of_fields(images: Floats) -> Floats:
-    """Return the root mean square ``(n, row, column)`` of fields of filtered images."""
-    squares = _filter(images) ** 2
-    starts = [np.arange(0, max(side - FIELD_PX + 1, 1), FIELD_PX) for side in squares.shape[1:]]
-    ends = [np.minimum(part + FIELD_PX, side) for part, side in zip(starts, squares.shape[1:], strict=True)]
+def _sides_with_result(samples: Sequence[Sample], previews: Sequence[tuple[Floats, Floats]]) -> Floats:
+    """Return how much of the difference from the preview the raw half that neither saw holds, at least.
+
+    Of each field, ``(n, row, column)``: the slope of that half less the preview on the result less the preview, 1
+    where the result is right and 0 where the preview is, less two standard errors.
+    """
+    products: list[Floats] = []
+    squares: list[Floats] = []
+    left: list[Floats] = []
+    seen: list[Floats] = []
+    for sample, preview in zip(samples, previews, strict=True):
+        for half in (0, 1):
+            moved = sample.denoised[half] - preview[half]
+            weight = (sample.counts[1 - half] > 0).astype(np.float64)
+            products.append(weight * moved * (sample.raw[1 - half] - preview[half]))
+            squares.append(weight * moved**2)
+            left.append(weight * (sample.raw[1 - half] - sample.denoised[half]) ** 2)
+            seen.append(weight)
+    product, square, rest, count = (_sum_fields(_both(part)) for part in (products, squares, left, seen))
+    square = np.maximum(square, np.finfo(float).tiny)
+    return np.asarray(product / square - 2 * np.sqrt(rest / np.maximum(count, 1) / square))
+
+
+def _both(parts: Sequence[Floats]) -> Floats:
+    """Add what belongs to the two halves of each sample."""
+    return np.stack(
+        [np.asarray(first + second, np.float64) for first, second in zip(parts[::2], parts[1::2], strict=True)]
+    )
+
+
+def _sum_fields(images: Floats, mean: bool = False) -> Floats:
+    """Return the sum or mean ``(n, row, column)`` of each whole field of ``(n, y, x)``."""
+    starts = [np.arange(0, max(side - FIELD_PX + 1, 1), FIELD_PX) for side in images.shape[1:]]
+    ends = [np.minimum(part + FIELD_PX, side) for part, side in zip(starts, images.shape[1:], strict=True)]
     spans = [list(zip(*pair, strict=True)) for pair in zip(starts, ends, strict=True)]
-    means = [[squares[:, t:b, a:z].mean(axis=(1, 2)) for a, z in spans[1]] for t, b in spans[0]]
-    return np.sqrt(np.moveaxis(np.array(means), 2, 0))
+    take = np.mean if mean else np.sum
+    fields = [[take(images[:, t:b, a:z], axis=(1, 2)) for a, z in spans[1]] for t, b in spans[0]]
+    return np.moveaxis(np.array(fields), 2, 0)
 
 
 def judge_start(start: Start | None, is_preview: bool) -> Verdict | None:
@@ -108,15 +145,19 @@ def judge_start(start: Start | None, is_preview: bool) -> Verdict | None:
             "the window average."
         )
         return Verdict("start", "look", text)
-    if start.farthest > BEYOND:
+    if not start.is_settled:
         text = (
             f"{went}, most around y {start.y_px}, x {start.x_px} of frame {start.frame}, by "
-            f"{start.farthest:.1f} times the result's noise. Look there in the window average: what only one of "
-            "the two shows may come from other movies. Longer training, or --init none, settles it."
+            f"{start.farthest:.1f} times the result's noise, and the raw data do not side with the result. Look "
+            "there in the window average: what only one of the two shows may come from other movies. Longer "
+            "training, or --init none, settles it."
         )
         return Verdict("start", "look", text)
     better = " and lowered its error" if start.gain is not None and start.gain.low > 0 else ""
-    text = f"{went}{better}; nowhere do the two differ by more than {start.farthest:.1f} times the result's noise."
+    text = (
+        f"{went}{better}; wherever the two differ by more than noise (by {start.farthest:.1f} times at most), raw "
+        "data that neither saw side with the result."
+    )
     return Verdict("start", "pass", text)
 
 
@@ -133,4 +174,5 @@ def write_start(start: Start | None) -> dict[str, Any] | None:
         }
     )
     place = {"frame": start.frame, "y_px": start.y_px, "x_px": start.x_px}
+    place["is_settled"] = start.is_settled
     return {"moved": float(f"{start.moved:.4g}"), "farthest": float(f"{start.farthest:.4g}"), **place, **gain}
