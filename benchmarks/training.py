@@ -83,6 +83,8 @@ def start_pipeline(folder: Path, config: RunConfig) -> Callable[[int], object]:
     pool = Pool(movies.frames, plan.windows, plan.seed, memory)
     task = Task(
         config.train,
+        plan.steps,
+        plan.lr,
         describe_model(plan, movies, config, 0),
         PatchSampler(pool, plan.recipe, plan.held_out),
         read_validation(movies.frames, plan.held_out, plan.recipe),

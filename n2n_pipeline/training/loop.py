@@ -33,7 +33,7 @@ from n2n_pipeline.training.gradients import GradientThreads
 from n2n_pipeline.training.losses import weighted_loss
 from n2n_pipeline.training.patches import PatchSampler
 from n2n_pipeline.training.state import TrainingState, copy_into, drop_older, load_state, save_state
-from n2n_pipeline.training.validation import Scores, ValidationSet, is_worse, score
+from n2n_pipeline.training.validation import Scores, ValidationSet, score
 
 WARM_UP = 0.03
 RAMP_DOWN = 0.4
@@ -225,16 +225,14 @@ class Trainer:
         self.state.average_weights(self.task.config.ema_decay)
 
     def validate(self) -> None:
-        """Score the averaged weights on the validation samples, keep them unless they are worse, and report."""
+        """Score the averaged weights on the validation samples, keep the best so far, and report."""
         counters, validation = self.state.counters, self.task.validation
         losses = [0.0] * len(validation.batch.values)
         scores = self._score() if self.ranks.leads else None
         found = np.array(self.ranks.from_leader(losses if scores is None else scores.losses.tolist()))
-        best = np.array(counters.best_losses or found)
-        if np.isfinite(found).all() and not is_worse(found, best):
-            self.state.keep_best()
         counters.since_best += 1
-        if np.isfinite(found).all() and (not counters.best_losses or found.mean() < best.mean()):
+        if np.isfinite(found).all() and (not counters.best_losses or found.mean() < np.mean(counters.best_losses)):
+            self.state.keep_best()
             counters.best_losses, counters.since_best = found.tolist(), 0
         training_loss = torch.tensor([counters.loss_sum / max(counters.loss_count, 1)], device=self.ranks.device)
         self.ranks.average([training_loss])

@@ -104,13 +104,6 @@ def score(validation: ValidationSet, denoised: Floats, scale: float) -> Scores:
     return Scores(losses, _umse(validation.copies, denoised))
 
 
-def is_worse(losses: Doubles, best: Doubles) -> bool:
-    """Tell whether losses on the same samples lie above the best ones by more than two standard errors."""
-    difference = losses - best
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return bool(difference.mean() > 2 * error)
-
-
 def _umse(copies: Copies | None, denoised: Floats) -> Interval | None:
     if copies is None:
         return None
