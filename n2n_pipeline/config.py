@@ -98,17 +98,17 @@ class NetworkConfig(Settings):
 class TrainConfig(Settings):
     """How the network is trained; a budget in steps, not epochs."""
 
-    steps: Positive | Literal["auto"] = "auto"
-    """Optimiser updates. More helps movies of rich detail; the schedule follows. ``auto``: 350 from weights that
-    were trained before, 800 from random ones."""
+    steps: Positive | None = None
+    """Optimiser updates; by default 350 from weights that were trained before and 800 from random ones. More helps
+    movies of rich detail; the schedule follows."""
     time_minutes: float | None = Field(default=None, gt=0)
     """Stop after so long instead, with the schedule following the clock (not repeatable to the bit)."""
     batch: Positive = 8
     """Patches per step over all ranks."""
     patch_px: Positive = 128
     """Side of a training patch."""
-    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Peak learning rate. ``auto``: 0.001 from weights that were trained before, 0.003 from random ones."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate; by default 0.001 from weights that were trained before and 0.003 from random ones."""
     loss: Loss = "l2"
     """L2 learns the mean and is right for counts; l1 and l0 are not at low dose."""
     ema_decay: float = Field(default=0.98, ge=0, lt=1)

@@ -25,15 +25,15 @@ def refusal(tmp_path: Path, text: str) -> str:
         ("seed: 1\ndenoise:\n  tiel: {core_px: 64}\n", "config.yaml:3: unknown key 'tiel'; did you mean 'tile'?"),
         (
             "train:\n  lr: no\n",
-            "config.yaml:2: train.lr must be a number or 'auto', got 'no'",
+            "config.yaml:2: train.lr must be a number, got 'no'",
         ),  # YAML 1.1 reads False
         (
             "train:\n  steps: 1:30\n",
-            "config.yaml:2: train.steps must be a whole number or 'auto', got '1:30'",
+            "config.yaml:2: train.steps must be a whole number, got '1:30'",
         ),  # and 90
-        ("train: {steps: true}", "config.yaml:1: train.steps must be a whole number or 'auto', got 'true'"),
-        ("train: {lr: .inf}", "config.yaml:1: train.lr must be a number or 'auto', got '.inf'"),
-        ("train: {lr: nan}", "config.yaml:1: train.lr must be a finite number or 'auto', got 'nan'"),
+        ("train: {steps: true}", "config.yaml:1: train.steps must be a whole number, got 'true'"),
+        ("train: {lr: .inf}", "config.yaml:1: train.lr must be a number, got '.inf'"),
+        ("train: {lr: nan}", "config.yaml:1: train.lr must be a finite number, got 'nan'"),
         (
             "\ndenoise:\n  tile:\n    core_px: -1",
             "config.yaml:4: denoise.tile.core_px must be greater than or equal",

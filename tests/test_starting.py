@@ -96,7 +96,7 @@ def test_a_network_without_starting_weights_starts_from_random_ones_for_longer(m
     assert load_model(tmp_path / "model").card.provenance["init"] is None
     plans = {}
     for name, init in (("warm", "starting"), ("cold", "none")):
-        train = QUICK.model_copy(update={"steps": "auto", "time_minutes": 1e-6, "init": init})
+        train = QUICK.model_copy(update={"steps": None, "time_minutes": 1e-6, "init": init})
         train_model([movie], tmp_path / name, RunConfig(device="cpu", train=train))
         plans[name] = json.loads((tmp_path / name / "resume" / "plan.json").read_text())["steps"]
     assert 0 < plans["warm"] <= plans["cold"] / 2

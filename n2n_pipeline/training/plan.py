@@ -154,8 +154,8 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
     plan = TrainingPlan(
         network=network,
         start=start,
-        steps=STEPS[start is not None] if config.train.steps == "auto" else config.train.steps,
-        lr=LEARNING_RATES[start is not None] if config.train.lr == "auto" else config.train.lr,
+        steps=config.train.steps or STEPS[start is not None],
+        lr=config.train.lr or LEARNING_RATES[start is not None],
         windows=windows,
         target=target,
         split=config.train.split,
