@@ -52,13 +52,12 @@ class Scene(NamedTuple):
     camera: str
     magnification: float
     defocus_um: float
-    electrons: float
-    """Per pixel and frame."""
-    drift_px: tuple[float, float] = (0.0, 0.0)
-    """Per frame, x and y."""
+    electrons_per_pixel_per_frame: float
+    pace_px: tuple[float, float] = (0.0, 0.0)
+    """Drift per frame, x and y."""
     walk_px: float = 0.05
     """Standard deviation of a random step per frame."""
-    local_px: float = 0.0
+    local_motion_px: float = 0.0
     """Peak of the motion of parts against each other."""
     is_blank: bool = False
     """Nothing but the beam."""
@@ -68,7 +67,7 @@ HEATING = "Virtual Specimen - In Situ Heating (Nanoparticles)"
 UNSEEN = {
     "stain": Scene("Negative stain on carbon", "DE16", 40_000, -1.0, 0.15, (0.3, -0.2)),
     "ice": Scene("Apoferritin in ice", "Apollo", 60_000, -1.5, 0.6, (0.02, 0.03)),
-    "breathing": Scene("Negative stain on carbon", "DE16", 40_000, -1.0, 0.15, (0.05, 0.05), local_px=5.0),
+    "breathing": Scene("Negative stain on carbon", "DE16", 40_000, -1.0, 0.15, (0.05, 0.05), local_motion_px=5.0),
     "heating": Scene(HEATING, "Celeritas", 30_000, -1.0, 0.3, (0.5, 0.1)),
     "droplet": Scene("Droplet crystallization", "DE16", 20_000, -1.0, 0.2, (0.1, 0.4)),
     "steel": Scene("Steel lamella with carbides", "Apollo", 30_000, -1.0, 0.4, (0.2, 0.1)),
@@ -95,8 +94,8 @@ def draw_scene(seed: int) -> Scene:
     )
 
 
-def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int) -> None:
-    """Write one movie, its truth and its references, unless they are there."""
+def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int, room_px: int = ROOM_PX) -> None:
+    """Write one movie, its truth and its references, unless they are there; with room on each side to move in."""
     if (folder / "meta.json").exists():
         return
     from de_twin import DigitalTwin  # not needed to read the scenes
@@ -112,12 +111,12 @@ def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int)
     def in_the_middle(side: int) -> Any:
         return Roi((sensor.w - side) // 2, (sensor.h - side) // 2, side, side)
 
-    big = twin.request(hw_roi=in_the_middle(side_px + 2 * ROOM_PX), frame_time_s=0.025)
+    big = twin.request(hw_roi=in_the_middle(side_px + 2 * room_px), frame_time_s=0.025)
     flux = twin.flux(big).astype(np.float32)
     if scene.is_blank:
         flux[:] = 1
-    flux *= scene.electrons / flux.mean()
-    path, truth = move(flux, scene, frames, side_px, np.random.default_rng(seed))
+    flux *= scene.electrons_per_pixel_per_frame / flux.mean()
+    path, truth = move(flux, scene, frames, room_px, np.random.default_rng(seed))
     shot = twin.request(hw_roi=in_the_middle(side_px), frame_time_s=1.0)
     movie = np.stack([twin.detector.expose(frame, 1.0, shot, t, seed=seed)[0] for t, frame in enumerate(truth)])
     pixel_nm = float(twin.optics(big).specimen_pixel_nm)
@@ -129,27 +128,28 @@ def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int)
         write(folder / "gain.mrc", gain, pixel_nm)
     write(folder / "movie.mrc", movie, pixel_nm)
     write(folder / "truth.mrc", truth, pixel_nm)
-    known = scene._asdict() | {"seed": seed, "pixel_size_nm": pixel_nm, "drift_px_xy": path.round(4).tolist()}
+    known = scene._asdict() | {"seed": seed, "pixel_size_nm": pixel_nm, "drift_px": path.round(4).tolist()}
     (folder / "meta.json").write_text(json.dumps(known | {"is_counting": counting}, indent=1))
 
 
 def move(
-    flux: Floats, scene: Scene, frames: int, side_px: int, rng: np.random.Generator
+    flux: Floats, scene: Scene, frames: int, room_px: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float64], Floats]:
     """Return the path ``(t, 2)``, x and y in px, and the moved scene's middle ``(t, y, x)``."""
-    steps = np.asarray(scene.drift_px) + scene.walk_px * rng.standard_normal((frames, 2))
+    steps = np.asarray(scene.pace_px) + scene.walk_px * rng.standard_normal((frames, 2))
     path = np.cumsum(steps, axis=0)
-    path = np.clip(path - path.mean(axis=0), 8 - ROOM_PX, ROOM_PX - 8)
+    path = np.clip(path - path.mean(axis=0), 8 - room_px, room_px - 8)
     field = ndimage.gaussian_filter(rng.standard_normal((2, *flux.shape)), (0, *np.divide(flux.shape, 12)))
-    field *= scene.local_px / np.abs(field).max()
+    field *= scene.local_motion_px / np.abs(field).max()
     rows, cols = np.mgrid[: flux.shape[0], : flux.shape[1]]
     curve = ndimage.spline_filter(flux, 3)
-    truth = np.empty((frames, side_px, side_px), np.float32)
+    inside = tuple(slice(room_px, side - room_px) for side in flux.shape)
+    truth = np.empty((frames, *flux[inside].shape), np.float32)
     for t, (dx, dy) in enumerate(path):
         swing = np.sin(2 * np.pi * t / frames)
         places = (rows - dy - swing * field[1], cols - dx - swing * field[0])
         moved = ndimage.map_coordinates(curve, places, order=3, mode="nearest", prefilter=False)
-        truth[t] = np.clip(moved, 0, None)[ROOM_PX:-ROOM_PX, ROOM_PX:-ROOM_PX]
+        truth[t] = np.clip(moved, 0, None)[inside]
     return path, truth
 
 
