@@ -123,28 +123,24 @@ def slide_halves(
     frames, n_windows = contiguous(frames), len(frames) - window + 1
     counts = (float(max(finish.even_count, 1)), float(max(finish.odd_count, 1)))
     references = prepare_references(finish.dark, finish.gain)
-    summed = _type_of_sums(frames.dtype, window)
-
-    def start(n_sums: int, rows: int) -> tuple[Array, Array]:
-        """Return memory for results, and for the sums of some pixels at a time."""
-        pixels = min(CACHE_BYTES // (rows * summed.itemsize), MOST_PIXELS, frames.shape[1])
-        return empty((n_sums, frames.shape[1]), dtype), np.empty((rows, max(pixels, 1)), summed)
-
-    if balanced:
-        even, work = start(n_windows, len(frames))
-        halves = Halves(even, empty(even.shape, dtype))
-        _balanced(frames, window, work, counts, references, halves)
-        return halves
-    if window % 2 == 0 and counts[0] == counts[1]:  # a window's odd half is the next one's even half
-        both, work = start(n_windows + 1, 2)
+    summed, size = _type_of_sums(frames.dtype, window), frames.shape[1]
+    rows = len(frames) if balanced else 2
+    pixels = min(CACHE_BYTES // (rows * summed.itemsize), MOST_PIXELS, size)
+    work = np.empty((rows, max(pixels, 1)), summed)
+    if (
+        not balanced and window % 2 == 0 and counts[0] == counts[1]
+    ):  # a window's odd half is the next one's even half
+        both = empty((n_windows + 1, size), dtype)
         _every_other(frames, window // 2, work, counts[0], references, both)
         both.flags.writeable = False
         return Halves(both[:-1], both[1:])
-    even, work = start(n_windows, 2)
-    odd, _ = start(n_windows, 2)
-    _every_other(frames, (window + 1) // 2, work, counts[0], references, even)
-    _every_other(frames[1:], window // 2, work, counts[1], references, odd)
-    return Halves(even, odd)
+    halves = Halves(empty((n_windows, size), dtype), empty((n_windows, size), dtype))
+    if balanced:
+        _balanced(frames, window, work, counts, references, halves)
+    else:
+        _every_other(frames, (window + 1) // 2, work, counts[0], references, halves.even)
+        _every_other(frames[1:], window // 2, work, counts[1], references, halves.odd)
+    return halves
 
 
 def _type_of_sums(dtype: np.dtype[Any], window: int) -> np.dtype[Any]:
