@@ -39,9 +39,10 @@ from n2n_pipeline.checkpoint import ModelCard, save_model
 from n2n_pipeline.config import DenoiseConfig, RunConfig, SweepConfig, TileConfig, TrainConfig
 from n2n_pipeline.device import set_threads, tune_allocator
 from n2n_pipeline.files import read_json
-from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK, UNet
+from n2n_pipeline.model import UNet
 from n2n_pipeline.progress import set_quiet
 from n2n_pipeline.sources.simulated import simulate_movie
+from n2n_pipeline.starting import default_network
 
 RESULTS = Path(__file__).parent / "results"
 FRAMES, SIDE = 64, 512
@@ -74,7 +75,7 @@ def make_movie(path: Path, shape: Shape) -> None:
 def make_model(folder: Path, device: str) -> None:
     """Save an untrained network of the shape that the device gets by default."""
     torch.manual_seed(0)
-    network = CPU_NETWORK if device == "cpu" else PAPER_NETWORK
+    network = default_network(device)
     save_model(folder, UNet(network), ModelCard(network=network, mean=1.0, scale=1.0, window=WINDOW))
 
 

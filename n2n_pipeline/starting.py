@@ -39,12 +39,26 @@ _log = logging.getLogger(__name__)
 
 def default_network(device: str) -> NetworkConfig:
     """Return the network of a kind of device, unless another is asked for."""
-    return CPU_NETWORK if device == "cpu" else PAPER_NETWORK
+    return NETWORKS[_name(device)]
 
 
 def starting_weights(network: NetworkConfig) -> Path | None:
     """Return the weights that come with the package for a network, if there are any."""
-    return next((FOLDER / f"{name}.safetensors" for name, known in NETWORKS.items() if known == network), None)
+    return next((_file(name) for name, known in NETWORKS.items() if known == network), None)
+
+
+def begun_with(card: ModelCard) -> Path | None:
+    """Return the weights of the package that a model began with, if it did."""
+    weights = starting_weights(card.network)
+    return weights if weights is not None and card.provenance.get("init") == weights_digest(weights) else None
+
+
+def _name(device: str) -> str:
+    return "cpu" if device == "cpu" else "full"
+
+
+def _file(name: str) -> Path:
+    return FOLDER / f"{name}.safetensors"
 
 
 def describe_training(card: ModelCard) -> str:
@@ -52,10 +66,9 @@ def describe_training(card: ModelCard) -> str:
     begun = card.provenance.get("init")
     if card.is_start:
         return "starting weights of the package, not trained on this movie"
-    weights = starting_weights(card.network)
     if begun is None:
         start = "random weights"
-    elif weights is not None and begun == weights_digest(weights):
+    elif begun_with(card):
         start = f"the package's starting weights ({begun[:8]})"
     else:
         start = f"another model ({begun[:8]})"
@@ -93,9 +106,7 @@ def preview_model(model: Path, store: Path, output: Path, device: str = "auto", 
         raise InputError(store, "holds one frame, and starting weights are for movies", todo)
     if window is None:
         window = int(compare_windows(store, SweepConfig())["window"])
-    weights = starting_weights(default_network(choose_device(device).type))
-    if weights is None:
-        raise FileNotFoundError("starting weights are missing from the package")
+    weights = _file(_name(choose_device(device).type))
     mean, scale = _measure(movie, window)
     start = load_model(weights)
     fitted = {"mean": mean, "scale": scale, "window": window, "windows": ()}

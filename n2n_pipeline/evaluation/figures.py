@@ -36,7 +36,7 @@ from n2n_pipeline.evaluation.measure import (
     signal_limit,
 )
 from n2n_pipeline.evaluation.samples import Subject, plan_places, read_sample
-from n2n_pipeline.evaluation.start import Start, judge_start, measure_start, write_start
+from n2n_pipeline.evaluation.start import Start, judge_start, measure_start
 from n2n_pipeline.evaluation.verdicts import (
     judge_agreement,
     judge_camera,
@@ -165,7 +165,7 @@ def write_figures(figures: Figures, pixel_size: float | None) -> Json:
         ],
         "tile_border_excess": _number(figures.seams.tile_excess),
         "motion": _rounded(figures.motion._asdict()),
-        "start": write_start(figures.start),
+        "start": _write_start(figures.start),
     }
 
 
@@ -191,6 +191,21 @@ def _write_errors(errors: Errors | None) -> Json:
             "gain_db": _decibels(ratio),
             "gain_db_low": _decibels(least_ratio),
         },
+    }
+
+
+def _write_start(start: Start | None) -> Json | None:
+    """Squared errors are in squared units of the movie."""
+    if start is None:
+        return None
+    gain = {} if start.gain is None else _interval("umse_gain", start.gain)
+    place = {"frame": start.frame, "y_px": start.y_px, "x_px": start.x_px}
+    return {
+        "moved": _number(start.moved),
+        "farthest": _number(start.farthest),
+        "is_settled": start.is_settled,
+        **place,
+        **gain,
     }
 
 

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from n2n_pipeline.checkpoint import load_model, weights_digest
+from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.diagnostics import Verdict
 from n2n_pipeline.evaluation.measure import map_errors
 from n2n_pipeline.evaluation.samples import Sample, Subject, denoise_halves
 from n2n_pipeline.metrics.bootstrap import Interval
+from n2n_pipeline.metrics.noise import bin_sums
 from n2n_pipeline.metrics.unsupervised import unsupervised_mse
-from n2n_pipeline.starting import starting_weights
+from n2n_pipeline.starting import begun_with
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -53,10 +54,8 @@ class Start(NamedTuple):
 
 def measure_start(subject: Subject, samples: Sequence[Sample]) -> Start | None:
     """Denoise the samples with the weights that training began with; None where these were not the package's."""
-    weights = starting_weights(subject.denoiser.card.network)
+    weights = begun_with(subject.denoiser.card)
     if subject.denoiser.card.is_start or weights is None:
-        return None
-    if subject.denoiser.card.provenance.get("init") != weights_digest(weights):
         return None
     network = load_model(weights, subject.denoiser.device.type).network
     before = replace(subject, denoiser=replace(subject.denoiser, network=network))
@@ -67,7 +66,8 @@ def measure_start(subject: Subject, samples: Sequence[Sample]) -> Start | None:
         gain = unsupervised_mse(map_errors(samples, previews) - map_errors(samples, denoised))
     results, begun = (np.stack([np.mean(pair, axis=0) for pair in pairs]) for pairs in (denoised, previews))
     noise = np.stack([(even - odd) / 2 for even, odd in denoised])
-    ratio = np.sqrt(_sum_fields(_filter(results - begun) ** 2, mean=True) / np.mean(_filter(noise) ** 2))
+    side = _field_px(results)
+    ratio = np.sqrt(bin_sums(_filter(results - begun) ** 2, side) / side**2 / np.mean(_filter(noise) ** 2))
     open_fields = (ratio > BEYOND) & (_sides_with_result(samples, previews) <= 0)
     is_settled = not open_fields.any()
     ratio = ratio if is_settled else np.where(open_fields, ratio, 0)
@@ -78,8 +78,8 @@ def measure_start(subject: Subject, samples: Sequence[Sample]) -> Start | None:
         farthest=float(ratio.max()),
         is_settled=is_settled,
         frame=place.t,
-        y_px=place.rows.start + int(row) * FIELD_PX + FIELD_PX // 2,
-        x_px=place.cols.start + int(col) * FIELD_PX + FIELD_PX // 2,
+        y_px=place.rows.start + row * side + side // 2,
+        x_px=place.cols.start + col * side + side // 2,
         gain=gain,
     )
 
@@ -94,38 +94,24 @@ def _sides_with_result(samples: Sequence[Sample], previews: Sequence[tuple[Float
     Of each field, ``(n, row, column)``: the slope of that half less the preview on the result less the preview, 1
     where the result is right and 0 where the preview is, less two standard errors.
     """
-    products: list[Floats] = []
-    squares: list[Floats] = []
-    left: list[Floats] = []
-    seen: list[Floats] = []
-    for sample, preview in zip(samples, previews, strict=True):
-        for half in (0, 1):
-            moved = sample.denoised[half] - preview[half]
-            weight = (sample.counts[1 - half] > 0).astype(np.float64)
-            products.append(weight * moved * (sample.raw[1 - half] - preview[half]))
-            squares.append(weight * moved**2)
-            left.append(weight * (sample.raw[1 - half] - sample.denoised[half]) ** 2)
-            seen.append(weight)
-    product, square, rest, count = (_sum_fields(_both(part)) for part in (products, squares, left, seen))
+    pairs = list(zip(samples, previews, strict=True))
+    sums = np.stack([_terms(*pair, 0) + _terms(*pair, 1) for pair in pairs])
+    product, square, rest, count = np.moveaxis(bin_sums(sums, _field_px(sums)), 1, 0)
     square = np.maximum(square, np.finfo(float).tiny)
     return np.asarray(product / square - 2 * np.sqrt(rest / np.maximum(count, 1) / square))
 
 
-def _both(parts: Sequence[Floats]) -> Floats:
-    """Add what belongs to the two halves of each sample."""
-    return np.stack(
-        [np.asarray(first + second, np.float64) for first, second in zip(parts[::2], parts[1::2], strict=True)]
-    )
+def _terms(sample: Sample, preview: tuple[Floats, Floats], half: int) -> Floats:
+    """Return ``(4, y, x)``: product and square of the slope's sums, what the result leaves over, and 1; or 0."""
+    moved, unseen = sample.denoised[half] - preview[half], sample.raw[1 - half]
+    terms = moved * (unseen - preview[half]), moved**2, (unseen - sample.denoised[half]) ** 2, np.ones(moved.shape)
+    return np.stack(terms).astype(np.float64) * (sample.counts[1 - half] > 0)
 
 
-def _sum_fields(images: Floats, mean: bool = False) -> Floats:
-    """Return the sum or mean ``(n, row, column)`` of each whole field of ``(n, y, x)``."""
-    starts = [np.arange(0, max(side - FIELD_PX + 1, 1), FIELD_PX) for side in images.shape[1:]]
-    ends = [np.minimum(part + FIELD_PX, side) for part, side in zip(starts, images.shape[1:], strict=True)]
-    spans = [list(zip(*pair, strict=True)) for pair in zip(starts, ends, strict=True)]
-    take = np.mean if mean else np.sum
-    fields = [[take(images[:, t:b, a:z], axis=(1, 2)) for a, z in spans[1]] for t, b in spans[0]]
-    return np.moveaxis(np.array(fields), 2, 0)
+def _field_px(images: Floats) -> int:
+    """Return the side of a field that the images hold."""
+    height, width = images.shape[-2:]
+    return int(min(FIELD_PX, height, width))
 
 
 def judge_start(start: Start | None, is_preview: bool) -> Verdict | None:
@@ -159,20 +145,3 @@ def judge_start(start: Start | None, is_preview: bool) -> Verdict | None:
         "data that neither saw side with the result."
     )
     return Verdict("start", "pass", text)
-
-
-def write_start(start: Start | None) -> dict[str, Any] | None:
-    """Write it as JSON values; errors are in squared units of the movie."""
-    if start is None:
-        return None
-    gain = (
-        {}
-        if start.gain is None
-        else {
-            f"umse_gain{end}": float(f"{value:.6g}")
-            for end, value in (("", start.gain.value), ("_low", start.gain.low), ("_high", start.gain.high))
-        }
-    )
-    place = {"frame": start.frame, "y_px": start.y_px, "x_px": start.x_px}
-    place["is_settled"] = start.is_settled
-    return {"moved": float(f"{start.moved:.4g}"), "farthest": float(f"{start.farthest:.4g}"), **place, **gain}

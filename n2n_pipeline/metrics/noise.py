@@ -45,7 +45,7 @@ def clipped_deviation(values: Floats) -> float:
     return float(clipped.std(dtype=np.float64)) or float(values.std(dtype=np.float64))
 
 
-def _bin(images: Floats, side: int) -> Floats:
+def bin_sums(images: Floats, side: int) -> Floats:
     """Sum ``side × side`` pixels into one."""
     height, width = (length // side * side for length in images.shape[-2:])
     blocks = images[..., :height, :width].reshape(*images.shape[:-2], height // side, side, width // side, side)
@@ -97,10 +97,10 @@ def photon_transfer(frames: Floats, level: Floats, bins: int = 32, side: int = 1
     Janesick (2007), Photon Transfer, SPIE Press, ch. 5.
     """
     pairs = len(frames) // 2
-    binned = _bin(frames[: 2 * pairs], side) / side**2
+    binned = bin_sums(frames[: 2 * pairs], side) / side**2
     mean_of = np.mean((binned[0::2] + binned[1::2]) / 2, axis=0).ravel()
     square_of = np.mean((binned[0::2] - binned[1::2]) ** 2 / 2, axis=0).ravel() * side**2
-    order = np.argsort(_bin(level, side), axis=None)
+    order = np.argsort(bin_sums(level, side), axis=None)
     order = order[np.isfinite(mean_of[order])]
     if order.size < 2:
         raise ValueError(f"{order.size} pixels are valid in all frames, need at least 2")
