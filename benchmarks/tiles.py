@@ -36,9 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,10 +133,9 @@ def start_monai(network: UNet, _precision: torch.dtype | None) -> Denoise:
 
 def start_careamics(_network: UNet, _precision: torch.dtype | None, channels: int = 32) -> Denoise:
     """Return CAREamics' tiled prediction, after one step of training, which it asks for."""
-    if find_spec("torchvision"):  # it is imported, not used; its wheel may want another build of PyTorch
-        for name in ("nms", "qnms"):
-            with suppress(RuntimeError):
-                torch.library.define(f"torchvision::{name}", "() -> ()")
+    from peers.unused_torchvision import declare_operators
+
+    declare_operators()
     from careamics import CAREamist
     from careamics.config.factories import create_advanced_n2n_config
 

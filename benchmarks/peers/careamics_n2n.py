@@ -12,24 +12,18 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
-
-if find_spec("torchvision"):  # it is imported, not used; its wheel may want another build of PyTorch
-    for name in ("nms", "qnms"):
-        with suppress(RuntimeError):
-            torch.library.define(f"torchvision::{name}", "() -> ()")
-
-from careamics import CAREamist
-from careamics.config.factories import create_advanced_n2n_config
+from unused_torchvision import declare_operators
 
 
 def main(folder: Path, seconds: float, output: Path) -> None:
     """Do it."""
+    declare_operators()
+    from careamics import CAREamist
+    from careamics.config.factories import create_advanced_n2n_config
+
     warnings.filterwarnings("ignore")
     even, odd = (np.load(folder / f"{half}.npy") for half in ("even", "odd"))
     scored = np.load(folder / "scored.npy")
