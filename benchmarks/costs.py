@@ -14,19 +14,21 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from n2n_pipeline.config import SweepConfig
 from n2n_pipeline.files import read_json
 from n2n_pipeline.layout import default_layout
 from n2n_pipeline.risks import REGION_PX
 from n2n_pipeline.sweep import default_windows
+from n2n_pipeline.training.plan import STEPS
 
 RESULTS = Path(__file__).parent / "results"
 LARGE = (5000, 4096, 4096)
 SWEPT = (2, 4, 8, 16, 32)
-SAMPLED_FRAMES = 24
-"""By which windows are compared, unless told otherwise."""
+SAMPLED_FRAMES = SweepConfig().sample_frames
 MEASURED_FRAMES = 6
 """By which `scaling.py` compares them."""
-UPDATES = 800
+UPDATES = STEPS[True]
+"""Of a training that starts from weights that were trained before."""
 KFLOP_PER_PX = {"the CPU's network": 49.4, "the paper's network": 342.7}
 """As ``tiles.py`` counts them, forward."""
 HALVES = 2
