@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from de_twin import DigitalTwin, ManualClock
-from de_twin.state import Roi
 from scipy import ndimage
 
 FRAMES, SIZE, MARGIN, SEED = 40, 192, 64, 5
@@ -36,13 +35,17 @@ class Microscope:
     """A simulated camera and the noise-free scene before it."""
 
     def __init__(self) -> None:
+        from de_twin import DigitalTwin, ManualClock
+
         self.twin = DigitalTwin("Negative stain on carbon", camera="DE16", clock=ManualClock(), seed=SEED)
         self.twin.column.set("Magnification", 20_000)
         self.twin.column.set_defocus_um(-1.0)
         self.sensor = self.twin.detector.roi(self.twin.request())
         self.shot = self.twin.request(hw_roi=self._centred(SIZE), frame_time_s=1.0)
 
-    def _centred(self, side: int) -> Roi:
+    def _centred(self, side: int) -> Any:
+        from de_twin.state import Roi
+
         return Roi((self.sensor.w - side) // 2, (self.sensor.h - side) // 2, side, side)
 
     def scene(self) -> tuple[Floats, float]:
