@@ -141,7 +141,7 @@ def judge_start(start: Start | None, is_preview: bool) -> Verdict | None:
         return Verdict("start", "look", text)
     better = " and lowered its error" if start.gain is not None and start.gain.low > 0 else ""
     text = (
-        f"{went}{better}; wherever the two differ by more than noise (by {start.farthest:.1f} times at most), raw "
-        "data that neither saw side with the result."
+        f"{went}{better}; no field differs by more than {BEYOND:g} times the result's noise (at most "
+        f"{start.farthest:.1f}) unless raw data that neither saw side with the result."
     )
     return Verdict("start", "pass", text)
