@@ -187,7 +187,7 @@ class _Windows(Protocol):
 
     @property
     def numbers(self) -> list[int]:
-        """Which of the consecutive windows belongs to each output frame."""
+        """Which row of averages belongs to each output frame: that of its window, or its own."""
 
     @property
     def spans(self) -> list[range]:
@@ -197,13 +197,13 @@ class _Windows(Protocol):
         """Return the consecutive windows ``first`` to ``last - 1``."""
 
     def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
-        """Sum ``(t, p)`` frames into ``(window, level, p)`` halves."""
+        """Sum ``(t, p)`` frames into ``(row, level, p)`` halves."""
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
-        """Average raw ``(t, p)`` counts and correct the averages."""
+        """Average raw ``(t, y, x)`` counts and correct the averages."""
 
     def count_frames(self) -> Halves:
-        """Return ``(window, level)`` numbers of frames, of one window where all have the same."""
+        """Return ``(row, level)`` numbers of frames, of one row where all have the same."""
 
 
 class _FixedWindows(NamedTuple):
@@ -213,20 +213,28 @@ class _FixedWindows(NamedTuple):
     size: int
     numbers: list[int]
     split: Split
+    ends: tuple[int, int] = (0, 0)
+    """How many more output frames share the first window, and the last."""
 
     @classmethod
     def plan(cls, n_frames: int, frames: range, window: int, split: Split) -> _FixedWindows:
         starts = [window_frames(n_frames, t, window).start for t in frames]
         size = min(window, n_frames)
         numbers = [start - starts[0] for start in starts]
-        return cls(range(starts[0], starts[-1] + size), size, numbers, split)
+        windows = cls(range(starts[0], starts[-1] + size), size, numbers, split)
+        if frames.step > 1 or numbers[-1] == 0:
+            return windows
+        ends = (numbers.count(0) - 1, numbers.count(numbers[-1]) - 1)
+        return windows._replace(numbers=list(range(len(frames))), ends=ends)
 
     @property
     def spans(self) -> list[range]:
         return [self.needed[start : start + self.size] for start in range(len(self.needed) - self.size + 1)]
 
     def part(self, first: int, last: int) -> _FixedWindows:
-        return self._replace(needed=self.needed[first : last + self.size - 1])
+        n_windows = len(self.needed) - self.size + 1
+        ends = (self.ends[0] if first == 0 else 0, self.ends[1] if last == n_windows else 0)
+        return self._replace(needed=self.needed[first : last + self.size - 1], ends=ends)
 
     def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
         return self._halve(frames, dtype)
@@ -242,14 +250,19 @@ class _FixedWindows(NamedTuple):
     def _halve(self, frames: Array, dtype: npt.DTypeLike, finish: Finish | None = None) -> Halves:
         """Sum the halves, by the fast rule where the split follows one."""
         if self.split in ("balanced", "interleaved"):
-            halves = slide_halves(frames, self.size, self.split == "balanced", dtype, finish)
+            halves = slide_halves(frames, self.size, self.split == "balanced", dtype, finish, self.ends)
         else:
+            frames = contiguous(frames).reshape(len(frames), -1)
             starts = range(len(frames) - self.size + 1)
             members = np.zeros((2, len(starts), len(frames)), bool)
             for start in starts:
                 is_even = split_window(self.size, self.split, (self.needed.start + start,))
                 members[:, start, start : start + self.size] = is_even, ~is_even
-            halves = finish_sums(Halves(*(sum_members(frames, half) for half in members)), dtype, finish)
+            times = np.ones(len(starts), np.int64)
+            times[0] += self.ends[0]
+            times[-1] += self.ends[1]
+            sums = Halves(*(np.repeat(sum_members(frames, half), times, axis=0) for half in members))
+            halves = finish_sums(sums, dtype, finish)
         return Halves(*(half[:, None] for half in halves))
 
 
@@ -306,7 +319,7 @@ def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range]
     if raw.counts.dtype.kind == "f" and not np.isfinite(raw.counts).all():
         return _average_moving(movie, windows, canvas, shifts)
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
-    halves = windows.average_halves(contiguous(raw.counts).reshape(len(raw.counts), -1), dark, gain)
+    halves = windows.average_halves(raw.counts, dark, gain)
     averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
     counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in windows.count_frames())
     pair = Pair(*averages, *counts)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-LEAST_BYTES, MOST_BYTES = 1 << 20, 17 << 20
-KEPT = 7  # blocks that wait to be used again: 119 MiB at most
+LEAST_BYTES, MOST_BYTES = 1 << 20, 33 << 20
+KEPT = 4  # blocks that wait to be used again: 132 MiB at most
 
 _free: deque[Array] = deque(maxlen=KEPT)  # threads take and put single blocks, which needs no lock
 

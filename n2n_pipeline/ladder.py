@@ -147,9 +147,10 @@ class Ladder(NamedTuple):
         return self._slide(frames, Halves(ones, ones), prepare_references(None, None), dtype)
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
-        """Average both halves of every level of raw ``(t, p)`` counts, as ``(average - dark) * gain``."""
+        """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
         members = Halves(*(np.maximum(count, 1.0) for count in self.count_frames()))
-        return self._slide(counts, members, prepare_references(dark, gain), np.float32)
+        frames = contiguous(counts).reshape(len(counts), -1)
+        return self._slide(frames, members, prepare_references(dark, gain), np.float32)
 
     def count_frames(self) -> Halves:
         """Return ``(ladder, level)`` how many frames each half holds."""
@@ -176,7 +177,7 @@ class Ladder(NamedTuple):
         work = np.empty((rows, min(BLOCK, max(shape[2], 1))), np.int32 if is_small else np.float64)
         middle = np.where(np.array(self._computed) == self.n_frames - 1, -1, 1)
         place = (self.frames[0] - self.needed[0], np.array(self.windows) // 2, middle)
-        _slide_levels(contiguous(frames), place, work, members, references, halves)
+        _slide_levels(frames, place, work, members, references, halves)
         return halves
 
 

@@ -40,7 +40,7 @@ Box = tuple[slice, slice, slice]
 
 BLOCK_FRAMES = 64
 BLOCK_WINDOWS = 2  # a block is at least so many windows long: its first window costs as much as all the others
-BLOCK_BYTES = 16 << 20  # of one half: memory of this size is used again, that of larger blocks is mapped anew
+BLOCK_BYTES = 32 << 20  # of one half: memory of this size is used again, that of larger blocks is mapped anew
 
 
 def pairs(
@@ -139,6 +139,12 @@ def _list_halves(n_frames: int, t: int, window: int, split: Split) -> tuple[Ints
     return np.asarray(members)[is_even], np.asarray(members)[~is_even]
 
 
+class _Choice(Task):
+    """Takes one half of a pair; Dask would fuse it with what follows, and run both in several times the time."""
+
+    block_fusion = True
+
+
 @dataclass(frozen=True)
 class _Blocks:
     """The output, to be cut into blocks: one task reads the counts behind several, one for each averages them."""
@@ -175,7 +181,7 @@ class _Blocks:
                 tasks[pair][average.key] = average
                 for which, half in enumerate(halves):
                     key = (half, t, *(0 for _ in self.levels), number, x)
-                    tasks[half][key] = Task(key, operator.getitem, average.ref(), which)
+                    tasks[half][key] = _Choice(key, operator.getitem, average.ref(), which)
         chunks = [tuple(part.stop - part.start for part in cut) for cut in cuts]
         chunks[1:1] = [(n,) for n in self.levels]
         graph = HighLevelGraph(tasks, {name: {pair} - {name} for name in tasks})

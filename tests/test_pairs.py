@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import n2n_pipeline as n2n
@@ -130,6 +130,17 @@ def test_sliding_sums_equal_sums_of_each_window(window, extra, balanced, dtype):
         np.testing.assert_array_equal(halves.odd[start], part[~is_even].sum(axis=0))
 
 
+@pytest.mark.parametrize("window", [3, 4, 8, 12, 16, 32])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_part_of_larger_frames_is_summed_where_it_lies(balanced, window):
+    frames = np.random.default_rng(window).poisson(3.0, (40, 13, 29)).astype("u1")
+    part = frames[:, 2:11, 5:22]
+    there = slide_halves(part, window, balanced, np.float32, ends=(2, 1))
+    alone = slide_halves(part.reshape(40, -1).astype("f8"), window, balanced, np.float32)
+    for half, expected in zip(there, alone, strict=True):
+        np.testing.assert_array_equal(half, expected[[0, 0, *range(41 - window), -1]])
+
+
 def test_what_two_halves_share_cannot_be_written_through_one_of_them():
     frames = np.random.default_rng(0).poisson(3.0, (12, 5)).astype("u1")
     even, odd = slide_halves(frames, 4, balanced=False, dtype=np.float32)
@@ -148,6 +159,7 @@ def test_what_two_halves_share_cannot_be_written_through_one_of_them():
     t_step=st.integers(1, 12),
     block=st.integers(1, 4),
 )
+@example((1, 4, 4), 2, "adjacent", 0.5, has_references=False, t_step=1, block=1)
 @settings(max_examples=25, deadline=None)
 def test_any_chunking_gives_the_bytes_of_the_whole(cut, window, split, drift, has_references, t_step, block):
     rng = np.random.default_rng(0)
