@@ -159,7 +159,7 @@ def test_what_two_halves_share_cannot_be_written_through_one_of_them():
     t_step=st.integers(1, 12),
     block=st.integers(1, 4),
 )
-@example((1, 4, 4), 2, "adjacent", 0.5, has_references=False, t_step=1, block=1)
+@example(cut=(1, 4, 4), window=2, split="adjacent", drift=0.5, has_references=False, t_step=1, block=1)
 @settings(max_examples=25, deadline=None)
 def test_any_chunking_gives_the_bytes_of_the_whole(cut, window, split, drift, has_references, t_step, block):
     rng = np.random.default_rng(0)
