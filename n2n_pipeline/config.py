@@ -111,8 +111,9 @@ class TrainConfig(Settings):
     """Peak learning rate; by default 0.001 from weights that were trained before and 0.003 from random ones."""
     loss: Loss = "l2"
     """L2 learns the mean and is right for counts; l1 and l0 are not at low dose."""
-    ema_decay: float = Field(default=0.98, ge=0, lt=1)
-    """Weights are averaged over steps with this memory; 0 turns it off."""
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    """Weights are averaged over the last third of the steps, or with this memory where that is shorter; 0 turns
+    it off."""
     window: Window = "auto"
     """Frames per sample: as the sweep found, or a number. Of several, ``4,8,16``, each sample draws one, and the
     network then says itself, on frames kept from it, which of them it does best with. ``all``: the network sees

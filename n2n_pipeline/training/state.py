@@ -76,9 +76,14 @@ class TrainingState:
             }
 
     def average_weights(self, decay: float) -> None:
-        """Move the running average towards the weights; early on by more, so that it forgets the start."""
+        """Move the running average towards the weights: it is over the last third of the steps, or `decay`'s memory.
+
+        The longer it is, the later the average follows the weights into the noise of a small movie, which they
+        learn by heart in the end: from trained weights it loses 0.1 to 0.5 dB by step 1000 where one over 50
+        steps loses 0.2 to 1.5.
+        """
         steps = self.counters.step - self.counters.skipped
-        memory = min(decay, (1 + steps) / (10 + steps))
+        memory = min(decay, (1 + steps) / (4 + steps))
         with torch.no_grad():
             for average, parameter in zip(self.averaged, self.network.parameters(), strict=True):
                 average.lerp_(parameter, 1 - memory)
