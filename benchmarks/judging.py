@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline.files import read_json
 from n2n_pipeline.metrics.frc import ring_power
 from n2n_pipeline.metrics.quality import BORDER_PX, fit_to_truth, score_frame
 from n2n_pipeline.pictures import Limits, contact_sheet, contrast_limits
@@ -47,6 +48,33 @@ def judge(frames: Floats, truth: Floats) -> dict[str, float]:
         "detail_power": round(float(power.first[detail].sum() / true), 3),
         "detail_kept": round(float(power.cross[detail].sum() / true), 3),
     }
+
+
+def judge_kept_out(frames: Floats, truth: Floats, plan: Path) -> dict[str, float]:
+    """Score frames in the squares that training kept out, whose truth no training towards it has seen either.
+
+    Parameters
+    ----------
+    frames, truth : numpy.ndarray
+        ``(n, y, x)``.
+    plan : pathlib.Path
+        What a training resolved, ``resume/plan.json``; without it there is nothing to tell.
+
+    Returns
+    -------
+    dict
+        ``kept_out_snr_db``, with the fit and the variance of whole frames; the mean over frames.
+    """
+    if not plan.exists():
+        return {}
+    inside = np.zeros(truth.shape[1:], bool)
+    for y, x, side in read_json(plan)["held_out"][0]:
+        inside[y : y + side, x : x + side] = True
+    fitted = [
+        fit_to_truth(one.astype(float), other.astype(float)) for one, other in zip(frames, truth, strict=True)
+    ]
+    errors = [np.mean((one - other)[inside] ** 2) for one, other in zip(fitted, truth, strict=True)]
+    return {"kept_out_snr_db": round(float(np.mean(10 * np.log10(np.var(truth, axis=(1, 2)) / errors))), 2)}
 
 
 def draw_sheet(pictures: dict[str, Floats], truth: Floats, pixel_size: float | None, path: Path) -> None:

@@ -3,6 +3,7 @@
     python benchmarks/quality.py [FOLDER...]                   # all methods, 90 seconds each: 12 minutes a movie
     python benchmarks/quality.py --methods default linear      # some of them
     python benchmarks/quality.py --twins                       # makes seven movies first; pip install de-twin
+    python benchmarks/quality.py --work DIR --again            # only scores what an earlier run left there
     python benchmarks/quality.py --table                       # only prints what is in the results
 
 A folder holds ``movie.mrc``, ``truth.mrc`` and, where the camera needs them, ``dark.mrc`` and ``gain.mrc``.
@@ -10,8 +11,9 @@ Without one, the folders in the one named by ``N2N_DATA`` are taken. Every movie
 by the package's own commands, and peers are given what they cannot do themselves: corrected counts, drift, the
 window, the halves. Each training then gets the same wall time on the same cores. Figures are means over a dozen
 frames spread over the movie, after the best linear fit: SNR in dB, SSIM, and what of the detail (0.05 cycles per
-pixel and above) is there: its power over the truth's, and its correlated part. Figures and pictures of what is
-not measured this time stay, if ``--work`` is the same folder.
+pixel and above) is there: its power over the truth's, and its correlated part. Of what this package trains, the
+SNR in the squares that it kept from training is told, too: there, ``clean`` has not seen the answer. Figures and
+pictures of what is not measured this time stay, if ``--work`` is the same folder.
 
     default     `n2n-pipeline train` as it comes, and `denoise`
     preview     `n2n-pipeline denoise -m starting`, no training
@@ -41,7 +43,7 @@ from typing import Any
 import numpy as np
 import torch
 from environments import MissingPeer, add_option
-from judging import draw_sheet, judge
+from judging import draw_sheet, judge, judge_kept_out
 from methods import METHODS, Budget, train_here
 from prepared import Prepared, prepare
 
@@ -51,7 +53,7 @@ from n2n_pipeline.progress import set_quiet
 
 RESULTS = Path(__file__).parent / "results"
 FILE = RESULTS / "quality.json"
-COLUMNS = ("snr_db", "ssim", "detail_kept", "detail_power", "verdict")
+COLUMNS = ("snr_db", "kept_out_snr_db", "ssim", "detail_kept", "detail_power", "verdict")
 LACKS = {
     "careamics": "no gain or drift correction, no choice of window, no averages, no verdict: was given ours",
     "topaz": "as careamics; does not learn from the movie",
@@ -65,7 +67,6 @@ LACKS = {
 def measure(folder: Path, work: Path, methods: list[str], budget: Budget) -> None:
     """Run methods on one movie, score them, and keep every figure as soon as it is there."""
     prepared = prepare(folder, work)
-    truth = prepared.truth()
     for method in methods:
         try:
             frames, figures = METHODS[method](method, prepared, budget)
@@ -73,10 +74,25 @@ def measure(folder: Path, work: Path, methods: list[str], budget: Budget) -> Non
             found: dict[str, Any] = {"missing": str(error)}
         else:
             np.save(work / f"{method}.npy", frames.astype(np.float32))
-            found = judge(frames, truth) | figures | {"minutes": budget.minutes}
+            found = score(prepared, method) | figures | {"minutes": budget.minutes}
         print(folder.name, method, json.dumps(found), flush=True)
         keep({folder.name: {"window": prepared.window, method: found}}, budget.seed)
     draw(prepared)
+
+
+def score_again(folder: Path, work: Path, methods: list[str], seed: int) -> None:
+    """Score what an earlier run left."""
+    prepared = prepare(folder, work)
+    left = [method for method in methods if (work / f"{method}.npy").exists()]
+    known: dict[str, Any] = (read_json(FILE) or {"movies": {}})["movies"].get(folder.name, {})
+    keep({folder.name: {method: known.get(method, {}) | score(prepared, method) for method in left}}, seed)
+
+
+def score(prepared: Prepared, method: str) -> dict[str, float]:
+    """Score the frames that a method left."""
+    frames, truth = np.load(prepared.work / f"{method}.npy"), prepared.truth()
+    plan = prepared.work / method / "resume" / "plan.json"
+    return judge(frames, truth) | judge_kept_out(frames, truth, plan)
 
 
 def draw(prepared: Prepared) -> None:
@@ -95,17 +111,17 @@ def draw(prepared: Prepared) -> None:
 def summarise(movies: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the mean and the least gain of the default over each other method, over the movies that have both."""
     summary = {}
-    for other in METHODS:
+    for other, figure in [*((method, "snr_db") for method in METHODS), ("clean", "kept_out_snr_db")]:
         gains = {
-            name: round(found["default"]["snr_db"] - found[other]["snr_db"], 2)
+            name: round(found["default"][figure] - found[other][figure], 2)
             for name, found in movies.items()
-            if other != "default" and all("snr_db" in found.get(method, {}) for method in ("default", other))
+            if other != "default" and all(figure in found.get(method, {}) for method in ("default", other))
         }
         if gains:
             least = min(gains, key=lambda name: gains[name])
-            mean = round(float(np.mean(list(gains.values()))), 2)
-            summary[f"default over {other}"] = {
-                "mean_db": mean,
+            where = "" if figure == "snr_db" else ", where neither was trained"
+            summary[f"default over {other}{where}"] = {
+                "mean_db": round(float(np.mean(list(gains.values()))), 2),
                 "least_db": gains[least],
                 "least_on": least,
                 "movies": len(gains),
@@ -157,6 +173,7 @@ def main() -> None:
     parser.add_argument("--twins", action="store_true", help="make movies with de-twin, and measure them")
     parser.add_argument("--work", type=Path, help="where stores, models and pictures are kept; default: nowhere")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="only score what an earlier run left in --work")
     parser.add_argument("--table", action="store_true", help="only print what is in the results")
     add_option(parser)
     parser.add_argument("--child", nargs=3, metavar=("METHOD", "FOLDER", "WORK"), help=argparse.SUPPRESS)
@@ -170,7 +187,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = (told.work or Path(temporary)).absolute()
         for folder in [] if told.table else find_movies(told, scratch):
-            measure(folder.absolute(), scratch / folder.name, told.methods, budget)
+            if told.again:
+                score_again(folder.absolute(), scratch / folder.name, told.methods, told.seed)
+            else:
+                measure(folder.absolute(), scratch / folder.name, told.methods, budget)
     print(as_table(keep({}, told.seed)))
 
 
