@@ -42,7 +42,7 @@ from n2n_pipeline.metrics.artefacts import seam_metric
 from n2n_pipeline.model import exact_halo, stride
 
 RESULTS = Path(__file__).parent / "results"
-CORE_PX = 64
+CORE_PX = 32
 PROMISES = (0.01, 0.05, 0.25)  # the first is the default
 LARGE = (4096, 4096)
 LARGE_CORES_PX = (512, 1024)
