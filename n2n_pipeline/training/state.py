@@ -76,7 +76,7 @@ class TrainingState:
             }
 
     def average_weights(self, decay: float) -> None:
-        """Move the running average towards the weights: it is over the last third of the steps, or `decay`'s memory.
+        """Move the running average, over the last third of the steps or `decay`'s memory, towards the weights.
 
         The longer it is, the later the average follows the weights into the noise of a small movie, which they
         learn by heart in the end: from trained weights it loses 0.1 to 0.5 dB by step 1000 where one over 50
