@@ -180,10 +180,10 @@ class _Rows(NamedTuple):
 
 def _find_rows(frames: Array) -> _Rows:
     """Find the rows of frames, which may be a part of larger ones; copy those that are not in rows."""
-    steps = [stride // frames.itemsize for stride in frames.strides]
-    if steps[-1] != 1 or min(steps) < 0 or frames.size == 0:
+    is_in_rows = frames.strides[-1] == frames.itemsize and min(frames.strides) >= 0
+    if not is_in_rows or frames.size == 0:
         frames = contiguous(frames)
-        steps = [stride // frames.itemsize for stride in frames.strides]
+    steps = [stride // frames.itemsize for stride in frames.strides]
     extent = frames.size and 1 + sum((length - 1) * step for length, step in zip(frames.shape, steps, strict=True))
     memory = np.lib.stride_tricks.as_strided(frames, (extent,), (frames.itemsize,))
     return _Rows(memory, steps[0], steps[-2] if frames.ndim == 3 else 0, frames.shape[-1])

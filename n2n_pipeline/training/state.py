@@ -79,8 +79,7 @@ class TrainingState:
         """Move the running average, over the last third of the steps or `decay`'s memory, towards the weights.
 
         The longer it is, the later the average follows the weights into the noise of a small movie, which they
-        learn by heart in the end: from trained weights it loses 0.1 to 0.5 dB by step 1000 where one over 50
-        steps loses 0.2 to 1.5.
+        learn by heart in the end: ``docs/decisions/0017`` has the figures.
         """
         steps = self.counters.step - self.counters.skipped
         memory = min(decay, (1 + steps) / (4 + steps))
