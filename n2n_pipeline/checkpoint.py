@@ -105,9 +105,12 @@ class Denoiser:
         torch.Tensor
             ``(n, c, y, x)`` float32 on the device.
         """
-        images = (torch.from_numpy(np.require(part, np.float32, ("C", "W"))) for part in (values, counts))
-        averages, frames = (image.to(self.device, non_blocking=True) for image in images)
+        averages = self._move(values)
+        frames = self._move(counts) if self.card.network.in_channels == 2 else averages  # no other network asks
         return stack_channels(averages, frames, self.card)
+
+    def _move(self, images: Floats) -> Tensor:
+        return torch.from_numpy(np.require(images, np.float32, "W")).to(self.device, non_blocking=True)
 
     def __call__(self, values: Floats, counts: Floats) -> Floats:
         """Denoise averages of ``counts`` frames, as `prepare` takes them, in one piece, in the movie's units."""
@@ -131,8 +134,8 @@ class Denoiser:
 
     def restore(self, denoised: Tensor) -> Floats:
         """Return the network's output, of any shape, in the movie's own units."""
-        in_units = denoised.to("cpu", torch.float32) * self.card.scale + self.card.mean
-        return in_units.numpy()
+        in_units = denoised.to("cpu", torch.float32) * self.card.scale
+        return in_units.add_(self.card.mean).numpy()
 
 
 def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
@@ -148,10 +151,10 @@ def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
     if card.ladder:
         scales = torch.tensor(card.level_scales, dtype=torch.float32, device=values.device)
         return subtract_levels(values, card.mean) / scales[:, None, None]
-    channels = [(values - card.mean) / card.scale]
-    if card.network.in_channels == 2:
-        channels.append(counts * (2 / max(card.windows, default=card.window)))
-    return torch.stack(channels, dim=1)
+    averages = (values - card.mean).div_(card.scale)  # in place: an image may be as large as memory allows
+    if card.network.in_channels != 2:
+        return averages[:, None]
+    return torch.stack([averages, counts * (2 / max(card.windows, default=card.window))], dim=1)
 
 
 def subtract_levels(levels: Tensor, mean: float) -> Tensor:

@@ -45,14 +45,19 @@ def forward(network: nn.Module, images: Tensor, band_rows: int | None = None) ->
     step = round_up(band_rows or max(BAND_PX // images.shape[3], LEAST_ROWS), stride(network.config))
     if images.shape[2] <= step:
         return network(images)  # type: ignore[no-any-return]
-    return torch.cat([_forward_one(network, image[None], step) for image in images])
+    denoised = images.new_empty((len(images), 1, *images.shape[2:]), dtype=torch.float32)
+    for image, written in zip(images, denoised, strict=True):
+        _forward_one(network, image[None], step, written[None])
+    return denoised
 
 
-def _forward_one(network: UNet, image: Tensor, step: int) -> Tensor:
-    bands = _Bands(network)
+def _forward_one(network: UNet, image: Tensor, step: int, denoised: Tensor) -> None:
+    bands, done = _Bands(network), 0
     height = image.shape[2]
-    denoised = [bands.push(image[:, :, row : row + step], row + step >= height) for row in range(0, height, step)]
-    return torch.cat(denoised, dim=2)
+    for row in range(0, height, step):
+        rows = bands.push(image[:, :, row : row + step], row + step >= height)
+        denoised[:, :, done : done + rows.shape[2]] = rows
+        done += rows.shape[2]
 
 
 class _Bands:

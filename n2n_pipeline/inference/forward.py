@@ -202,10 +202,11 @@ class Canvas:
         frames : slice
             Which of the canvas's frames these are; all by default.
         """
-        weight = self._tapers[0][tile.y.core][:, None] * self._tapers[1][tile.x.core]
         kept = denoised[:, tile.y.core.within(tile.y.read.start), tile.x.core.within(tile.x.read.start)]
         rows, columns = (span.core.within(first) for span, first in zip(tile, self._origin, strict=True))
-        self.image[frames, rows, columns] += weight * kept
+        target, across = self.image[frames, rows, columns], self._tapers[1][tile.x.core]
+        for y, down in enumerate(self._tapers[0][tile.y.core]):  # row by row: a core is as large as memory allows
+            target[:, y] += down * across * kept[:, y]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

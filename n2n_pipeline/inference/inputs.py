@@ -109,13 +109,13 @@ class Inputs:
             Range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))
             for part, size in zip((rows, columns), self.shape, strict=True)
         ]
-        values, valid = self.movie.read(slice(0, 1), grown[0].within(0), grown[1].within(0))
-        filled = values[0]
-        if not valid.all():
-            filled = fill_unseen(filled.astype(np.float64), valid[0].astype(np.int64), self.typical_value)
+        (image,), (valid,) = self.movie.read(slice(0, 1), grown[0].within(0), grown[1].within(0))
         inner = (rows.within(grown[0].start), columns.within(grown[1].start))
-        counts = valid[0][inner].astype(np.float32) * (self.window / 2)
-        return (Half(filled[inner][None], counts[None]),)
+        frames = np.float32(self.window / 2)
+        if valid.all():  # the usual case takes no memory for it: a montage's tile is as large as memory allows
+            return (Half(image[inner][None], np.broadcast_to(frames, (1, rows.size, columns.size))),)
+        filled = fill_unseen(image.astype(np.float64), valid.astype(np.int64), self.typical_value)
+        return (Half(filled[inner][None], (frames * valid[inner])[None]),)
 
 
 def _part(members: range, is_even: npt.NDArray[np.bool_]) -> tuple[list[int], list[int]]:

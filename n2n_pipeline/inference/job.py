@@ -35,7 +35,7 @@ from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
 
 HALVES = ("even", "odd")
 WINDOW_MAP = "window"
-SHARED_BYTES = 2**26  # of chunks that neighbouring tiles share
+SHARED_BYTES = 2**25  # of chunks that neighbouring tiles share
 
 
 class Piece(NamedTuple):
