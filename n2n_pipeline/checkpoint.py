@@ -133,9 +133,11 @@ class Denoiser:
         return functional.pad(images, (0, -width % step, 0, -height % step), mode="reflect")
 
     def restore(self, denoised: Tensor) -> Floats:
-        """Return the network's output, of any shape, in the movie's own units."""
-        in_units = denoised.to("cpu", torch.float32) * self.card.scale
-        return in_units.add_(self.card.mean).numpy()
+        """Return the network's output, of any shape, in the movie's own units; in its own memory where it can be."""
+        in_units = denoised.to("cpu", torch.float32).numpy()
+        in_units *= self.card.scale
+        in_units += self.card.mean
+        return in_units
 
 
 def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:

@@ -174,8 +174,8 @@ def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Map
     """Blend the mean of both denoised halves, and what else has a canvas, into the canvases."""
     turns = turns_of(job.choice.passes)
     denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
-    mean = denoised[0] if len(denoised) == 1 else np.mean(denoised, axis=0, dtype=np.float32)
-    images = dict(zip(HALVES, denoised, strict=False)) | {"0": mean}
+    images = dict(zip(HALVES, denoised, strict=False))
+    images["0"] = denoised[0] if len(denoised) == 1 else np.mean(denoised, axis=0, dtype=np.float32)
     if WINDOW_MAP in canvases:
         images[WINDOW_MAP] = np.sum([effective_frames(job.denoiser, *half) for half in halves], axis=0)
     first = piece.frames.start - job.part[0].start - piece.block.frames.start
