@@ -13,7 +13,8 @@ that others use too. A library that cannot be installed is named in the results,
     n2n-pipeline   tiles, halo, mirrored border and blending as `n2n-pipeline denoise` plans them
     limit          the same network on as many pixels: 512 x 512 pieces side by side with nothing around them,
                    channels last, the allocator tuned
-    monai          monai.inferers.sliding_window_inference, 512 x 512, overlap 0.25, Gaussian, same network
+    monai          monai.inferers.sliding_window_inference, 512 x 512, overlap 0.25, Gaussian, same network and
+                   weights, as PyTorch's layers compute it where nobody has changed anything
     careamics      CAREamist.predict, tiles of 512 x 512, its default overlap, its default Noise2Noise U-Net
     careamics 48   the same with 48 channels, which makes its U-Net about as much work as the paper's
     topaz          topaz denoise with its default U-Net, pieces of 1024 x 1024 and padding of 500 px
@@ -118,10 +119,11 @@ def start_limit(network: UNet, precision: torch.dtype | None) -> Denoise:
 
 
 def start_monai(network: UNet, _precision: torch.dtype | None) -> Denoise:
-    """Return MONAI's sliding windows, with the network in the layout that its users would have."""
+    """Return MONAI's sliding windows, with the network as its users would write it."""
     from monai.inferers import sliding_window_inference
 
     model.as_channels_last = lambda images: images
+    model.convolve_doubled = convolve_larger
 
     @torch.inference_mode()
     def denoise(image: Floats) -> object:
@@ -129,6 +131,12 @@ def start_monai(network: UNet, _precision: torch.dtype | None) -> Denoise:
         return sliding_window_inference(tensor, (PIECE_PX, PIECE_PX), 1, network, overlap=0.25, mode="gaussian")
 
     return Denoise(denoise, network)
+
+
+def convolve_larger(layer: torch.nn.Conv2d, features: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+    """Double features and convolve the larger image, as the paper has it."""
+    larger = torch.nn.functional.interpolate(features, scale_factor=2, mode="nearest")
+    return layer(torch.cat((larger, beside), dim=1))  # type: ignore[no-any-return]
 
 
 def start_careamics(_network: UNet, _precision: torch.dtype | None, channels: int = 32) -> Denoise:

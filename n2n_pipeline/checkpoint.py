@@ -133,7 +133,7 @@ class Denoiser:
         return functional.pad(images, (0, -width % step, 0, -height % step), mode="reflect")
 
     def restore(self, denoised: Tensor) -> Floats:
-        """Return the network's output, of any shape, in the movie's own units; in its own memory where it can be."""
+        """Return the network's output, of any shape, in the movie's own units, and in its memory if it can."""
         in_units = denoised.to("cpu", torch.float32).numpy()
         in_units *= self.card.scale
         in_units += self.card.mean

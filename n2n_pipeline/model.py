@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from n2n_pipeline.config import NetworkConfig
+from n2n_pipeline.doubling import convolve_doubled
 
 LEAK = 0.1
 PAPER_NETWORK = NetworkConfig()
@@ -92,7 +93,12 @@ class _Decoder(nn.Module):
         self.second = _conv(*widths)
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        return self.second(self.first(torch.cat((self.grow(features), skip), dim=1)))  # type: ignore[no-any-return]
+        if features.device.type == "cpu" and isinstance(self.grow, nn.Upsample):
+            convolve, activate = self.first
+            first = activate(convolve_doubled(cast("nn.Conv2d", convolve), features, skip))
+        else:
+            first = self.first(torch.cat((self.grow(features), skip), dim=1))
+        return self.second(first)  # type: ignore[no-any-return]
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:

@@ -9,13 +9,13 @@ Rows are written where the next layer reads them, so that bands cost no more tim
 
 from __future__ import annotations
 
-from itertools import product
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from n2n_pipeline.doubling import add_places, small_kernels
 from n2n_pipeline.geometry import round_up
 from n2n_pipeline.model import LEAK, UNet, as_channels_last, stride
 
@@ -65,14 +65,17 @@ class _Bands:
 
     def __init__(self, network: UNet) -> None:
         self._fold = network.config.fold
-        self._enter, self._bottom = _Convolution(network.enter), _Convolution(network.bottom)
-        self._encoders = [(_Convolution(encoder), _Pool()) for encoder in network.encoders]
+        self._enter, self._bottom = _convolution_of(network.enter), _convolution_of(network.bottom)
+        self._encoders = [(_convolution_of(encoder), _Pool()) for encoder in network.encoders]
         self._skips = [_Skip(LEAK if level else 1.0) for level in range(len(network.encoders))]
         self._decoders = [
-            tuple(_Convolution(decoder.get_submodule(name)) for name in ("first", "second"))
+            (
+                _Doubled(_first_layer(decoder.get_submodule("first"))),
+                _convolution_of(decoder.get_submodule("second")),
+            )
             for decoder in network.decoders
         ]
-        self._leave = _Convolution(network.leave)
+        self._leave = _convolution_of(network.leave)
 
     def push(self, rows: Tensor, is_last: bool) -> Tensor:
         """Take ``(1, c, y, x)`` rows and return as many denoised ones as can be had by now."""
@@ -85,23 +88,35 @@ class _Bands:
                 self._skips[level].put(features)
         features = self._bottom.take(features).run(is_last)
         for (first, second), skip in zip(self._decoders, reversed(self._skips), strict=True):
-            features = second.take(first.join(features, skip).run(is_last)).run(is_last)
+            features = second.take(first.run(features, skip, is_last)).run(is_last)
         with torch.autocast(rows.device.type, enabled=False):
             folded = self._leave.take(features.float()).run(is_last)
         return functional.pixel_shuffle(folded, self._fold)
 
 
+def _first_layer(block: nn.Module) -> nn.Conv2d:
+    """Return a convolution, or the one that a block begins with."""
+    return cast("nn.Conv2d", next(iter(block.children()), block))
+
+
+def _convolution_of(block: nn.Module) -> _Convolution:
+    layer = _first_layer(block)
+    return _Convolution(layer.weight, layer.bias)
+
+
 class _Convolution:
-    """A 3 x 3 convolution that is handed rows as they come, between a row of zeros above and one below them all.
+    """A convolution that is handed rows as they come, between zeros all around them.
 
     Parameters
     ----------
-    block : torch.nn.Module
-        The convolution, or a block that begins with it.
+    kernels : torch.Tensor
+        ``(e, c, 3, 3)`` or ``(e, c, 2, 2)``.
+    bias : torch.Tensor or None
+        ``(e,)``.
     """
 
-    def __init__(self, block: nn.Module) -> None:
-        self._layer = cast("nn.Conv2d", next(iter(block.children()), block))
+    def __init__(self, kernels: Tensor, bias: Tensor | None) -> None:
+        self._kernels, self._bias = kernels, bias
         self._rows: Tensor | None = None
         self._held, self._columns = 1, 0  # the row of zeros above the image is held from the start
 
@@ -112,41 +127,66 @@ class _Convolution:
             _activate(features, slope, self._make_room(rows, features.dtype))
         return self
 
-    def join(self, deeper: Tensor, skip: _Skip) -> _Convolution:
-        """Hold the activation of new rows at twice their size, and behind it what was kept for the same rows."""
-        _, channels, rows, columns = deeper.shape
-        self._columns = 2 * columns
+    def take_kept(self, skip: _Skip, shape: tuple[int, int], dtype: torch.dtype) -> _Convolution:
+        """Hold so many rows and columns of what was kept."""
+        rows, self._columns = shape
         if rows:
-            room = self._make_room(2 * rows, deeper.dtype)
-            active = functional.leaky_relu_(deeper, LEAK)
-            for y, x in product((0, 1), repeat=2):
-                room[:, :channels, y::2, x::2] = active
-            skip.move_to(room[:, channels:])
+            skip.move_to(self._make_room(rows, dtype))
         return self
 
     def run(self, is_last: bool) -> Tensor:
         """Return ``(1, c, y, x)`` all outputs whose rows are held."""
         if is_last:
             self._make_room(1, torch.float32).zero_()
-        if self._rows is None or self._held < 3:
-            return torch.empty((1, self._layer.out_channels, 0, self._columns))
+        size = self._kernels.shape[2]
+        if self._rows is None or self._held < size:
+            return torch.empty((1, len(self._kernels), 0, self._columns))
         held = self._rows[:, :, : self._held]
-        features = functional.conv2d(held, self._layer.weight, self._layer.bias, padding=(0, 1))
-        self._rows[:, :, :2] = held[:, :, -2:].clone()
-        self._held = 2
+        features = functional.conv2d(held, self._kernels, self._bias, padding=(0, 1))
+        self._held = size - 1
+        self._rows[:, :, : self._held] = held[:, :, -self._held :].clone()
         return features
 
     def _make_room(self, rows: int, dtype: torch.dtype) -> Tensor:
         """Return where to write new rows, after those that are held."""
         needed = self._held + rows
         if self._rows is None or self._rows.shape[2] < needed:
-            shape = (1, self._layer.in_channels, needed + 1, self._columns)
+            shape = (1, self._kernels.shape[1], needed + 1, self._columns)
             longer = as_channels_last(torch.empty(shape, dtype=dtype, memory_format=torch.channels_last))
             longer[:, :, : self._held] = 0 if self._rows is None else self._rows[:, :, : self._held]
             self._rows = longer
         room = self._rows[:, :, self._held : needed]
         self._held = needed
         return room
+
+
+class _Doubled:
+    """A 3 x 3 convolution of rows at twice their size, and of what was kept for the same rows; see `doubling`.
+
+    Parameters
+    ----------
+    layer : torch.nn.Conv2d
+        Of as many input channels as there are in both.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self._layer = layer
+        self._parts: tuple[_Convolution, _Convolution] | None = None
+        self._has_begun = False
+
+    def run(self, deeper: Tensor, skip: _Skip, is_last: bool) -> Tensor:
+        """Take ``(1, c, y, x)`` rows and return ``(1, e, y, 2 x)`` all outputs that can be had by now."""
+        _, channels, rows, columns = deeper.shape
+        if self._parts is None:
+            kernels, others = self._layer.weight[:, :channels], self._layer.weight[:, channels:]
+            self._parts = (_Convolution(small_kernels(kernels), None), _Convolution(others, self._layer.bias))
+        small = self._parts[0].take(deeper).run(is_last)
+        wide = self._parts[1].take_kept(skip, (2 * rows, 2 * columns), deeper.dtype).run(is_last)
+        if not wide.shape[2]:
+            return wide
+        add_places(wide, small, not self._has_begun, is_last)
+        self._has_begun = True
+        return wide
 
 
 class _Pool:

@@ -50,22 +50,31 @@ class GradientThreads:
         """
         if self._count == 1:
             whole = loss(batch)
-            return whole.detach(), list(torch.autograd.grad(whole, parameters))
+            return whole.detach(), _differentiate(whole, parameters)
         n_patches = len(batch[0])
 
-        def differentiate_share(first: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        def differentiate_share(first: int) -> tuple[Tensor, list[Tensor]]:
             share = [part[first :: self._count] for part in batch]
             value = loss(share) * (len(share[0]) / n_patches)
-            return value.detach(), torch.autograd.grad(value, parameters)
+            return value.detach(), _differentiate(value, parameters)
 
         values, gradients = zip(*self._threads.map(differentiate_share, range(self._count)), strict=True)
         for others in gradients[1:]:
             for total, other in zip(gradients[0], others, strict=True):
                 total.add_(other)
-        return torch.stack(values).sum(), list(gradients[0])
+        return torch.stack(values).sum(), gradients[0]
 
     def close(self) -> None:
         """End the threads; those to come use as many cores as before."""
         self._threads.shutdown()
         if self._count > 1:
             torch.set_num_threads(self._total)
+
+
+def _differentiate(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return gradients laid out in memory as their parameters are: a fused optimiser takes that for granted."""
+    gradients = torch.autograd.grad(value, parameters)
+    return [
+        gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+        for gradient, parameter in zip(gradients, parameters, strict=True)
+    ]
