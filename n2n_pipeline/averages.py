@@ -18,17 +18,10 @@ from n2n_pipeline.buffers import contiguous, empty
 from n2n_pipeline.config import Frame, Split
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.filling import FILL_REACH, fill_from_neighbours
-from n2n_pipeline.halving import (
-    Finish,
-    Halves,
-    finish_sums,
-    slide_halves,
-    split_window,
-    sum_members,
-    window_frames,
-)
+from n2n_pipeline.halving import Halves, split_window, window_frames
 from n2n_pipeline.ladder import Ladder
 from n2n_pipeline.shifted import overlap, stable_origin, whole_shifts
+from n2n_pipeline.sliding import Finish, finish_sums, slide_halves, sum_members
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

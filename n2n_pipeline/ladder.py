@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.buffers import contiguous, empty
-from n2n_pipeline.halving import Halves, prepare_references, write_average
+from n2n_pipeline.halving import Halves
+from n2n_pipeline.sliding import prepare_references, write_average
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]

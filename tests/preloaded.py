@@ -11,6 +11,6 @@ import n2n_pipeline.export.halves
 import n2n_pipeline.inference.denoise
 import n2n_pipeline.ingest
 import n2n_pipeline.training  # noqa: F401
-from n2n_pipeline.halving import slide_halves
+from n2n_pipeline.sliding import slide_halves
 
 slide_halves(np.zeros((4, 4), np.int16), 2, balanced=True, dtype=np.float32)

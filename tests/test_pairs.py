@@ -17,8 +17,9 @@ from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.filling import fill_unseen
-from n2n_pipeline.halving import slide_halves, split_window, window_frames
+from n2n_pipeline.halving import split_window, window_frames
 from n2n_pipeline.shifted import stable_origin, whole_shifts
+from n2n_pipeline.sliding import slide_halves
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import MovieStore, References, Shifts
 
