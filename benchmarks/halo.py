@@ -76,7 +76,7 @@ def denoise_whole(job: Job, frames: list[int]) -> list[Frame]:
     """Denoise frames in one piece, in float32."""
     network = job.denoiser.card.network
     denoiser, step = replace(job.denoiser, dtype=None), stride(network)
-    plan = plan_tiles(job.inputs.shape, Tiling(step, 2**16, exact_halo(network), border=step))
+    plan = plan_tiles(job.inputs.shape, Tiling(step, 2**16, exact_halo(network), border=job.choice.border_px))
     found = []
     for t in frames:
         halves = [unmirror(half, plan) for half in job.inputs.read(range(t, t + 1), plan.tiles[0])]
@@ -89,7 +89,7 @@ def check_halo(job: Job, frames: list[Frame]) -> dict[str, object]:
     """Denoise frames in tiles with the halo that was chosen, and set the difference against the noise."""
     network = job.denoiser.card.network
     denoiser, step = replace(job.denoiser, dtype=None), stride(network)
-    plan = plan_tiles(job.inputs.shape, Tiling(step, CORE_PX, job.choice.halo_px, border=step))
+    plan = plan_tiles(job.inputs.shape, Tiling(step, CORE_PX, job.choice.halo_px, border=job.choice.border_px))
     images = [np.mean([denoise_frames(denoiser, *half, plan) for half in one.halves], axis=0) for one in frames]
     worst = [
         float(np.abs(tiled - one.denoised).max()) / one.noise for tiled, one in zip(images, frames, strict=True)
@@ -131,10 +131,7 @@ def computed_pixels(job: Job, core: int) -> dict[str, float]:
     """Return pixels computed per pixel of a large frame, with the halo that was chosen and with the exact one."""
     network = job.denoiser.card.network
     halos = {"auto": job.choice.halo_px, "exact": exact_halo(network)}
-    costs = {
-        name: plan_tiles(LARGE, Tiling(stride(network), core, halo, border=stride(network))).cost
-        for name, halo in halos.items()
-    }
+    costs = {name: plan_tiles(LARGE, Tiling(stride(network), core, halo)).cost for name, halo in halos.items()}
     return costs | {"saved": 1 - costs["auto"] / costs["exact"]}
 
 

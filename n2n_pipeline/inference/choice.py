@@ -12,6 +12,7 @@ import torch
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.config import DenoiseConfig, Passes, TileConfig
 from n2n_pipeline.geometry import Tiling, plan_tiles
+from n2n_pipeline.inference.border import choose_border
 from n2n_pipeline.inference.halo import MeasuredHalo, Sample, measure_halo, sample_tiles
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.inference.noise import is_precise
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: int) -> Choice:
-    """Choose tile, halo, precision and passes for a network, from samples of what it will denoise.
+    """Choose tile, halo, border, precision and passes for a network, from samples of what it will denoise.
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
         core_px=core,
         halo_px=measured.halo,
         halo_error=measured.error,
+        border_px=choose_border(denoiser, inputs),
         passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
         device=denoiser.device.type,
         precision=_choose_precision(denoiser, inputs),

@@ -45,6 +45,8 @@ class Choice(Settings):
     halo_px: int
     halo_error: float | None
     """Largest difference from untiled that was found, in standard deviations of the output's noise, if it was."""
+    border_px: int = 0
+    """Mirrored pixels that the network is shown beyond each end of the image."""
     passes: Passes
     device: str
     precision: Literal["float32", "bfloat16"]
@@ -97,9 +99,8 @@ def begun_choice(output: Path, settled: Mapping[str, Any], device: str) -> Choic
 
 
 def tiling_of(choice: Choice, tile: TileConfig, network: NetworkConfig) -> Tiling:
-    """Return how frames are cut; one stride of mirrored pixels gives those at the image's ends some context."""
-    step = stride(network)
-    return Tiling(step, choice.core_px, choice.halo_px, tile.overlap_px, border=step)
+    """Return how frames are cut."""
+    return Tiling(stride(network), choice.core_px, choice.halo_px, tile.overlap_px, choice.border_px)
 
 
 def memory_budget(memory_gb: float | None, free_bytes: int | None = None) -> int:

@@ -20,7 +20,7 @@ from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import References, Shifts, open_store, write_movie, write_shifts
 
 SHAPE = (7, 45, 62)  # no multiple of a stride, and several shards
-WHOLE = Tiling(stride=4, core=64, halo=4, border=4)
+WHOLE = Tiling(stride=4, core=64, halo=4)
 
 
 @pytest.fixture(autouse=True)

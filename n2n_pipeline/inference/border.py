@@ -1,0 +1,57 @@
+"""Whether the network is shown mirrored pixels beyond the image's ends.
+
+Mirrored noise agrees with the noise that it mirrors, which a network takes for structure. One that was trained for
+long, on patches that end where the image does, has learnt to do without; one that has not loses more without.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from n2n_pipeline.checkpoint import Denoiser
+from n2n_pipeline.geometry import Range, Span, Tile, round_up, spread_evenly
+from n2n_pipeline.inference.forward import run_network
+from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.model import stride
+
+EDGE_PX = 8  # from the ends: beyond, what lies outside hardly counts
+SIDE_PX = 256
+FRAMES = 6
+
+
+def choose_border(denoiser: Denoiser, inputs: Inputs) -> int:
+    """Try both at a corner of some frames, and keep what predicts the other half of their windows better.
+
+    Returns
+    -------
+    int
+        Pixels to be mirrored at each end: none, also where there are no halves to ask, or a stride of the network.
+    """
+    if not inputs.has_pairs:
+        return 0
+    frames = spread_evenly(inputs.movie.store.info.shape[0], FRAMES)
+    risks = {
+        border: sum(_predict_other_halves(denoiser, inputs, t, border) for t in frames)
+        for border in (0, stride(denoiser.card.network))
+    }
+    return min(risks, key=risks.__getitem__)
+
+
+def _predict_other_halves(denoiser: Denoiser, inputs: Inputs, t: int, border: int) -> float:
+    """Return the mean square by which each half, denoised, differs from the other along two ends of frame t."""
+    tile = Tile(*(_span(size, border, stride(denoiser.card.network)) for size in inputs.shape))
+    halves = inputs.read(range(t, t + 1), tile)
+    rows, columns = (span.core.within(span.read.start) for span in tile)
+    denoised = [run_network(denoiser, *half)[0, rows, columns] for half in halves]
+    # Of a ladder the shortest level is nearest to the moment.
+    others = [half.values.reshape(-1, *half.values.shape[-2:])[0, rows, columns] for half in reversed(halves)]
+    at_end = np.ones(denoised[0].shape, bool)
+    at_end[EDGE_PX:, EDGE_PX:] = False
+    return float(
+        np.mean([np.square(one - other)[at_end].mean() for one, other in zip(denoised, others, strict=True)])
+    )
+
+
+def _span(size: int, border: int, step: int) -> Span:
+    read = Range(-border, min(round_up(size + border, step), round_up(SIDE_PX, step)))
+    return Span(read, Range(0, min(size, read.stop)))
