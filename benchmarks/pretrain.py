@@ -1,7 +1,7 @@
 """Train the weights that `n2n-pipeline train` starts from; see docs/decisions/0017 for what they are and are not.
 
-    python benchmarks/twins.py MOVIES --count 32                       # in an environment with de-twin, 2 minutes
-    python benchmarks/pretrain.py MOVIES WORK --network cpu            # 10 minutes on one core
+    python benchmarks/twins.py MOVIES --count 100                      # in an environment with de-twin, 5 minutes
+    python benchmarks/pretrain.py MOVIES WORK --network cpu            # half an hour on two cores
     python benchmarks/pretrain.py MOVIES WORK --network full           # 15 minutes on one core
     python benchmarks/pretrain.py MOVIES WORK --network cpu --install  # put them into the package
 
@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 WINDOWS = (4, 8, 16, 32, 48)
 SEED = 17
 NETWORKS = {"cpu": CPU_NETWORK, "full": PAPER_NETWORK}
-STEPS = {"cpu": 3600, "full": 1000}
+STEPS = {"cpu": 16_000, "full": 1000}
 LEARNING_RATE = 1e-3  # of many movies at once, 3e-3 diverges
 KEPT_ASIDE = 8  # every eighth movie, from the fifth on
 VALIDATION_SAMPLES = 64

@@ -1,6 +1,6 @@
 """Simulated movies of many specimens and cameras, whose noise-free truth is known.
 
-    python benchmarks/twins.py DIR --count 32             # the movies that the starting weights were trained on
+    python benchmarks/twins.py DIR --count 100            # the movies that the starting weights were trained on
     python benchmarks/twins.py DIR --unseen               # movies for tests of these weights, of none of those
 
 Needs ``pip install de-twin==0.3.0 mrcfile scipy``, best in a virtual environment of its own. `de-twin`, a camera
@@ -182,7 +182,7 @@ def main() -> None:
     """Make the movies that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=32, help="of training movies")
+    parser.add_argument("--count", type=int, default=100, help="of training movies")
     parser.add_argument("--unseen", action="store_true", help="movies for tests instead")
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--side", type=int, default=320, help="in px")
