@@ -118,6 +118,8 @@ def seams(images: Floats, plan: TilePlan) -> dict[str, dict[str, float]]:
     found = {}
     for axis, spans, name in ((1, plan.rows, "y"), (2, plan.columns, "x")):
         borders = [span.core.start for span in spans[1:]]
+        if not borders:  # one tile holds it all
+            continue
         least, most = EDGE_PX - min(borders), images.shape[axis] - EDGE_PX - max(borders)
         moves = [move for move in range(max(least, -CORE_PX // 2), min(most, CORE_PX // 2)) if abs(move) > 4]
         elsewhere = [seam_metric(images, axis, [border + move for border in borders]) for move in moves]

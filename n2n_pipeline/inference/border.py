@@ -25,14 +25,14 @@ def choose_border(denoiser: Denoiser, inputs: Inputs) -> int:
     Returns
     -------
     int
-        Pixels to be mirrored at each end: none, also where there are no halves to ask, or a stride of the network.
+        Pixels to be mirrored at each end: none, or a stride of the network, also where there are no halves to ask.
     """
+    mirrored = stride(denoiser.card.network)
     if not inputs.has_pairs:
-        return 0
+        return mirrored
     frames = spread_evenly(inputs.movie.store.info.shape[0], FRAMES)
     risks = {
-        border: sum(_predict_other_halves(denoiser, inputs, t, border) for t in frames)
-        for border in (0, stride(denoiser.card.network))
+        border: sum(_predict_other_halves(denoiser, inputs, t, border) for t in frames) for border in (0, mirrored)
     }
     return min(risks, key=risks.__getitem__)
 

@@ -28,7 +28,7 @@ def noisy(*shape, seed=0):
 
 
 def expected(denoiser, image):
-    plan = plan_tiles(image.shape, Tiling(4, 64, halo=4))
+    plan = plan_tiles(image.shape, Tiling(4, 64, halo=4, border=4))
     return denoise_frames(
         denoiser, image[None].astype(np.float32), np.full((1, *image.shape), 2, np.float32), plan
     )[0]
