@@ -18,6 +18,7 @@ from n2n_pipeline.evaluation.report import write_report
 from n2n_pipeline.evaluation.samples import deal_copies
 from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference import denoise
+from n2n_pipeline.inference.border import choose_border
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import inputs_for
@@ -152,7 +153,9 @@ def test_a_target_that_is_no_level_and_a_start_of_another_kind_are_refused(movie
 def test_every_frame_is_the_mean_of_both_halves_through_the_network_untiled(movie, model, tmp_path):
     denoise_store(movie, model, tmp_path / "out.zarr", PLAIN, device="cpu")
     pair = read_ladder(CorrectedMovie(open_store(movie)), range(16), (slice(0, 48), slice(0, 56)), LADDER)
-    plan, denoiser = plan_tiles((48, 56), Tiling(stride=4, core=64, halo=4, border=4)), load_model(model)
+    denoiser = load_model(model)
+    border = choose_border(denoiser, inputs_for(CorrectedMovie(open_store(movie)), denoiser.card))
+    plan = plan_tiles((48, 56), Tiling(stride=4, core=64, halo=4, border=border))
     halves = [
         denoise_frames(Denoiser(denoiser.network, denoiser.card, denoiser.device), values, counts, plan)
         for values, counts in ((pair.even, pair.even_count), (pair.odd, pair.odd_count))
