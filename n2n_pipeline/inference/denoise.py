@@ -154,37 +154,31 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
         closing(read_ahead(job.read, pieces, AHEAD * readers, readers)) as inputs,
     ):
         for block, of_block in groupby(inputs, lambda one: one[0].block):
-            plan, left = job.plan_block(block), len(job.plan_pieces(block))
+            plan = job.plan_block(block)
             canvases = {name: Canvas(plan, len(block.frames)) for name in job.arrays}
             for piece, halves in of_block:
                 if stop_requested():
                     raise Stopped(job.order.output)
-                denoised = _denoise_piece(job, halves)
-                left -= 1
-                if not left and len(written) == writers:  # before this canvas is full, too
-                    written.popleft().result()
-                _blend(job, piece, denoised, canvases)
+                _denoise_piece(job, piece, halves, canvases)
                 step(1)
+            if len(written) == writers:
+                written.popleft().result()
+            trim_memory()
             images = {name: canvas.image for name, canvas in canvases.items()}
             written.append(pool.submit(_write_block, job, block, images, stamp))
-            del halves, denoised, canvases, images  # a block may take a fair part of the memory
-            trim_memory()
+            del canvases, images  # once written they are free, not only when the next block is
         for future in written:
             future.result()
 
 
-def _denoise_piece(job: Job, halves: Sequence[Half]) -> dict[str, Floats]:
-    """Return the mean of both denoised halves, and what else may have a canvas."""
+def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Mapping[str, Canvas]) -> None:
+    """Blend the mean of both denoised halves, and what else has a canvas, into the canvases."""
     turns = turns_of(job.choice.passes)
     denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
     images = dict(zip(HALVES, denoised, strict=False))
     images["0"] = denoised[0] if len(denoised) == 1 else np.mean(denoised, axis=0, dtype=np.float32)
-    if WINDOW_MAP in job.arrays:
+    if WINDOW_MAP in canvases:
         images[WINDOW_MAP] = np.sum([effective_frames(job.denoiser, *half) for half in halves], axis=0)
-    return images
-
-
-def _blend(job: Job, piece: Piece, images: Mapping[str, Floats], canvases: Mapping[str, Canvas]) -> None:
     first = piece.frames.start - job.part[0].start - piece.block.frames.start
     for name, canvas in canvases.items():
         canvas.blend(piece.tile, images[name], slice(first, first + len(piece.frames)))
