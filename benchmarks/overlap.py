@@ -74,7 +74,7 @@ def one_after_another(folder: Path) -> dict[str, float]:
                 denoised = [run_network(job.denoiser, *half) for half in halves]
                 frame = piece.frames.start - block.frames.start
                 for canvas, image in zip(canvases, (np.mean(denoised, axis=0), *denoised), strict=True):
-                    canvas.blend(piece.tile, image, slice(frame, frame + 1))
+                    canvas.blend(piece.tile, [image], slice(frame, frame + 1))
                 seconds["read"] += read - start
                 seconds["compute"] += time.perf_counter() - read
             start = time.perf_counter()

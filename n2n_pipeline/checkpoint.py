@@ -30,6 +30,7 @@ from n2n_pipeline.model import UNet, stride
 from n2n_pipeline.records import digest_file, write_atomically
 
 Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.number[Any]]
 
 SCHEMA = 2
 SCHEMAS = (1, 2)
@@ -90,7 +91,7 @@ class Denoiser:
     dtype: torch.dtype | None = None
     """Precision of the layers: bfloat16, or None for float32."""
 
-    def prepare(self, values: Floats, counts: Floats) -> Tensor:
+    def prepare(self, values: Numbers, counts: Floats) -> Tensor:
         """Turn half-window averages into what the network sees.
 
         Parameters
@@ -109,7 +110,7 @@ class Denoiser:
         frames = self._move(counts) if self.card.network.in_channels == 2 else averages  # no other network asks
         return stack_channels(averages, frames, self.card)
 
-    def _move(self, images: Floats) -> Tensor:
+    def _move(self, images: Numbers) -> Tensor:
         return torch.from_numpy(np.require(images, np.float32, "W")).to(self.device, non_blocking=True)
 
     def __call__(self, values: Floats, counts: Floats) -> Floats:

@@ -99,6 +99,13 @@ class CorrectedMovie:
         return Raw(counts, valid, *cut)
 
     @cached_property
+    def is_as_stored(self) -> bool:
+        """Whether the stored counts are the corrected values, and all of them valid."""
+        is_whole = self.store.info.dtype.kind in "iu"
+        references = any(reference is not None for reference in self.store.references)
+        return is_whole and not references and not self.repeated.any() and self.brightest == math.inf
+
+    @cached_property
     def repeated(self) -> Bools:
         """``(t,)``: frames that ingest found to repeat an earlier one, in both halves of a window perhaps.
 

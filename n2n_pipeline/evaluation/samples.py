@@ -17,7 +17,7 @@ import numpy.typing as npt
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import Range, Tiling, plan_tiles
-from n2n_pipeline.inference.forward import Canvas, Turns, run_network
+from n2n_pipeline.inference.forward import Canvas, Turns, denoise_rows
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.metrics.unsupervised import Copies
 from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
@@ -138,7 +138,7 @@ def denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:
     for tile in plan.tiles:
         halves = subject.inputs.read(range(place.t, place.t + 1), tile)
         for canvas, half, turn in zip(canvases, halves, subject.turns, strict=True):
-            canvas.blend(tile, run_network(subject.denoiser, *half, turn))
+            canvas.blend(tile, denoise_rows(subject.denoiser, *half, turn))
     return canvases[0].image[0], canvases[1].image[0]
 
 

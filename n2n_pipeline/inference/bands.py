@@ -9,7 +9,7 @@ Rows are written where the next layer reads them, so that bands cost no more tim
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +40,30 @@ def forward(network: nn.Module, images: Tensor, band_rows: int | None = None) ->
     torch.Tensor
         ``(n, 1, y, x)`` float32.
     """
-    if images.device.type != "cpu" or not isinstance(network, UNet) or network.config.kind != "unet":
+    height, width = images.shape[2:]
+    if not works_in_bands(network, images.device):
         return network(images)  # type: ignore[no-any-return]
-    step = round_up(band_rows or max(BAND_PX // images.shape[3], LEAST_ROWS), stride(network.config))
-    if images.shape[2] <= step:
+    step = round_up(band_rows, stride(network.config)) if band_rows else rows_of_band(network, width)
+    if height <= step:
         return network(images)  # type: ignore[no-any-return]
-    denoised = images.new_empty((len(images), 1, *images.shape[2:]), dtype=torch.float32)
+    denoised = images.new_empty((len(images), 1, height, width), dtype=torch.float32)
     for image, written in zip(images, denoised, strict=True):
         _forward_one(network, image[None], step, written[None])
     return denoised
 
 
+def works_in_bands(network: nn.Module, device: torch.device) -> TypeGuard[UNet]:
+    """Tell whether a network can be computed band by band, and memory be saved by it."""
+    return device.type == "cpu" and isinstance(network, UNet) and network.config.kind == "unet"
+
+
+def rows_of_band(network: UNet, width: int) -> int:
+    """Return how many rows of so many pixels make a band: a multiple of the network's stride."""
+    return round_up(max(BAND_PX // width, LEAST_ROWS), stride(network.config))
+
+
 def _forward_one(network: UNet, image: Tensor, step: int, denoised: Tensor) -> None:
-    bands, done = _Bands(network), 0
+    bands, done = Bands(network), 0
     height = image.shape[2]
     for row in range(0, height, step):
         rows = bands.push(image[:, :, row : row + step], row + step >= height)
@@ -60,8 +71,14 @@ def _forward_one(network: UNet, image: Tensor, step: int, denoised: Tensor) -> N
         done += rows.shape[2]
 
 
-class _Bands:
-    """A U-Net into which an image's rows are pushed from the top; features are activated as a layer takes them."""
+class Bands:
+    """A U-Net into which an image's rows are pushed from the top; features are activated as a layer takes them.
+
+    Parameters
+    ----------
+    network : UNet
+        One that `works_in_bands`.
+    """
 
     def __init__(self, network: UNet) -> None:
         self._fold = network.config.fold
@@ -78,7 +95,13 @@ class _Bands:
         self._leave = _convolution_of(network.leave)
 
     def push(self, rows: Tensor, is_last: bool) -> Tensor:
-        """Take ``(1, c, y, x)`` rows and return as many denoised ones as can be had by now."""
+        """Take ``(1, c, y, x)`` rows, a multiple of the stride, and return what denoised ones can be had by now.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(1, 1, y, x)`` float32, next to those that were returned before; perhaps none.
+        """
         rows = as_channels_last(functional.pixel_unshuffle(rows, self._fold))
         self._skips[0].put(rows)
         features = self._enter.take(rows, slope=1.0).run(is_last)

@@ -20,7 +20,7 @@ from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.device import trim_memory
 from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.files import require_space
-from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
+from n2n_pipeline.inference.forward import Canvas, denoise_rows, run_network, turns_of
 from n2n_pipeline.inference.images import denoise_images
 from n2n_pipeline.inference.inputs import Half
 from n2n_pipeline.inference.job import HALVES, WINDOW_MAP, Job, Order, Piece, plan_job
@@ -174,14 +174,17 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
 def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Mapping[str, Canvas]) -> None:
     """Blend the mean of both denoised halves, and what else has a canvas, into the canvases."""
     turns = turns_of(job.choice.passes)
-    denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=False)]
-    images = dict(zip(HALVES, denoised, strict=False))
-    images["0"] = denoised[0] if len(denoised) == 1 else np.mean(denoised, axis=0, dtype=np.float32)
+    first = piece.frames.start - job.part[0].start - piece.block.frames.start
+    frames = slice(first, first + len(piece.frames))
+    if len(halves) == 1:
+        canvases["0"].blend(piece.tile, denoise_rows(job.denoiser, *halves[0], turns.even), frames)
+        return
+    denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=True)]
+    images = dict(zip(HALVES, denoised, strict=True)) | {"0": np.mean(denoised, axis=0, dtype=np.float32)}
     if WINDOW_MAP in canvases:
         images[WINDOW_MAP] = np.sum([effective_frames(job.denoiser, *half) for half in halves], axis=0)
-    first = piece.frames.start - job.part[0].start - piece.block.frames.start
     for name, canvas in canvases.items():
-        canvas.blend(piece.tile, images[name], slice(first, first + len(piece.frames)))
+        canvas.blend(piece.tile, [images[name]], frames)
 
 
 def _write_block(job: Job, block: Block, images: dict[str, Floats], stamp: str) -> None:

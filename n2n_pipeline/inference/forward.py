@@ -7,9 +7,9 @@ the same plan gives the same bytes however often, and by however many workers, i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, product
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,13 @@ from n2n_pipeline.config import Passes
 from n2n_pipeline.device import autocast
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.geometry import Tile, TilePlan, Tiling, mirrored, plan_tiles
-from n2n_pipeline.inference.bands import forward
+from n2n_pipeline.inference.bands import Bands, forward, rows_of_band, works_in_bands
 from n2n_pipeline.inference.blending import taper_axis
 from n2n_pipeline.model import UNet, exact_halo, stride
 
 Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.number[Any]]
+Number = TypeVar("Number", bound=np.number[Any])
 
 NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
 """What PyTorch, and the library that does its convolutions on a CPU, say when there is none."""
@@ -101,12 +103,42 @@ def denoise_frames(
     origin = (plan.source[0].start, plan.source[1].start)
     for tile in plan.tiles:
         parts = [gather(image, tile, plan.shape, origin) for image in (values, counts)]
-        canvas.blend(tile, run_network(denoiser, parts[0], parts[1], turns))
+        canvas.blend(tile, denoise_rows(denoiser, parts[0], parts[1], turns))
     return canvas.image
 
 
+def denoise_rows(
+    denoiser: Denoiser, values: Numbers, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,)
+) -> Iterator[Floats]:
+    """Yield the rows of what `run_network` returns, from the top down, as they can be had.
+
+    One image that is seen upright takes no more memory than a band of it, where the network works in bands; all
+    else comes whole.
+    """
+    height, width = values.shape[-2:]
+    network, rows_left, done = denoiser.network, range(0), 0
+    if len(values) == 1 and turns == (UPRIGHT,) and works_in_bands(network, denoiser.device):
+        rows_left = range(0, height, rows_of_band(network, width))
+    if len(rows_left) < 2:
+        yield run_network(denoiser, values, counts, turns)
+        return
+    bands = Bands(network)
+    try:
+        for row in rows_left:
+            part = slice(row, row + rows_left.step)
+            with torch.inference_mode(), autocast(denoiser.device, denoiser.dtype):
+                images = denoiser.prepare(values[..., part, :], counts[..., part, :])
+                denoised = bands.push(images, is_last=part.stop >= height)
+            done += denoised.shape[2]
+            yield denoiser.restore(denoised[:, 0])
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        yield run_network(denoiser, values, counts, turns)[:, done:]
+
+
 def run_network(
-    denoiser: Denoiser, values: Floats, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,)
+    denoiser: Denoiser, values: Numbers, counts: Floats, turns: tuple[Turn, ...] = (UPRIGHT,)
 ) -> Floats:
     """Denoise averages, laid out as the network takes them, whose sides are multiples of the stride."""
     with torch.inference_mode(), autocast(denoiser.device, denoiser.dtype):
@@ -152,7 +184,9 @@ def _run_in_parts(network: UNet, images: Tensor) -> Tensor:
     return denoised
 
 
-def gather(image: Floats, tile: Tile, shape: tuple[int, int], origin: tuple[int, int]) -> Floats:
+def gather(
+    image: npt.NDArray[Number], tile: Tile, shape: tuple[int, int], origin: tuple[int, int]
+) -> npt.NDArray[Number]:
     """Cut what a tile reads out of a part of an image, mirroring the image at its ends.
 
     Parameters
@@ -190,23 +224,28 @@ class Canvas:
             for spans in (plan.rows, plan.columns)
         )
 
-    def blend(self, tile: Tile, denoised: Floats, frames: slice = slice(None)) -> None:
+    def blend(self, tile: Tile, denoised: Iterable[Floats], frames: slice = slice(None)) -> None:
         """Add a tile's core, weighted, to the image.
 
         Parameters
         ----------
         tile : Tile
             One of the plan's tiles.
-        denoised : numpy.ndarray
-            ``(n, y, x)`` what the network made of all that the tile reads.
+        denoised : iterable of numpy.ndarray
+            ``(n, y, x)`` what the network made of all that the tile reads, some rows at a time, from the top down.
         frames : slice
             Which of the canvas's frames these are; all by default.
         """
-        kept = denoised[:, tile.y.core.within(tile.y.read.start), tile.x.core.within(tile.x.read.start)]
+        core, kept = (span.core.within(span.read.start) for span in tile)
         rows, columns = (span.core.within(first) for span, first in zip(tile, self._origin, strict=True))
-        target, across = self.image[frames, rows, columns], self._tapers[1][tile.x.core]
-        for y, down in enumerate(self._tapers[0][tile.y.core]):  # row by row: a core is as large as memory allows
-            target[:, y] += down * across * kept[:, y]
+        target, down, across = (
+            self.image[frames, rows, columns],
+            self._tapers[0][tile.y.core],
+            self._tapers[1][tile.x.core],
+        )
+        numbered = enumerate(chain.from_iterable(part.swapaxes(0, 1) for part in denoised))
+        for y, row in islice(numbered, core.start, core.stop):
+            target[:, y - core.start] += down[y - core.start] * across * row[:, kept]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

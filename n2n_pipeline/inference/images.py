@@ -24,7 +24,7 @@ from n2n_pipeline.errors import ExitCode, InputError, Stopped
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import plan_tiles
 from n2n_pipeline.inference.choice import as_chosen, choose
-from n2n_pipeline.inference.forward import Canvas, run_network, turns_of
+from n2n_pipeline.inference.forward import Canvas, denoise_rows, turns_of
 from n2n_pipeline.inference.inputs import Inputs, inputs_for
 from n2n_pipeline.inference.job import Order
 from n2n_pipeline.inference.pixels import as_stored
@@ -109,7 +109,7 @@ class _Task:
         canvas = Canvas(plan, 1)
         for tile in plan.tiles:
             (half,) = inputs.read(range(1), tile)
-            canvas.blend(tile, run_network(self.denoiser, *half, turns_of(self.choice.passes).even))
+            canvas.blend(tile, denoise_rows(self.denoiser, *half, turns_of(self.choice.passes).even))
         return canvas.image
 
 

@@ -29,14 +29,16 @@ from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.store import MovieStore
 
 Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.number[Any]]
 Index = tuple[int, int, int]
 
 
 class Half(NamedTuple):
     """One average per output frame, as it enters the network."""
 
-    values: Floats
-    """``(n, y, x)``, of a ladder ``(n, level, y, x)``, in the movie's units, finite everywhere."""
+    values: Numbers
+    """``(n, y, x)``, of a ladder ``(n, level, y, x)``, in the movie's units, finite everywhere: float32, or the
+    counts of a single frame as they are stored."""
     counts: Floats
     """Frames that contributed."""
 
@@ -69,7 +71,10 @@ class Inputs:
         origin = (rows.start, columns.start)
         region = (rows.within(0), columns.within(0))
         halves = self.read_halves(frames, region) if self.has_pairs else self._read_frame(rows, columns)
-        return tuple(Half(*(gather(image, tile, self.shape, origin) for image in half)) for half in halves)
+        return tuple(
+            Half(gather(values, tile, self.shape, origin), gather(counts, tile, self.shape, origin))
+            for values, counts in halves
+        )
 
     def read_halves(self, frames: range, region: tuple[slice, slice]) -> tuple[Half, Half]:
         """Read both halves of a region of some output frames."""
@@ -109,11 +114,16 @@ class Inputs:
             Range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))
             for part, size in zip((rows, columns), self.shape, strict=True)
         ]
-        (image,), (valid,) = self.movie.read(slice(0, 1), grown[0].within(0), grown[1].within(0))
+        region = (slice(0, 1), grown[0].within(0), grown[1].within(0))
         inner = (rows.within(grown[0].start), columns.within(grown[1].start))
         frames = np.float32(self.window / 2)
-        if valid.all():  # the usual case takes no memory for it: a montage's tile is as large as memory allows
-            return (Half(image[inner][None], np.broadcast_to(frames, (1, rows.size, columns.size))),)
+        # What needs no correction takes no memory for it: a montage's tile is as large as memory allows.
+        seen = np.broadcast_to(frames, (1, rows.size, columns.size))
+        if self.movie.is_as_stored:
+            return (Half(self.movie.store.read(*region)[:, *inner], seen),)
+        (image,), (valid,) = self.movie.read(*region)
+        if valid.all():
+            return (Half(image[inner][None], seen),)
         filled = fill_unseen(image.astype(np.float64), valid.astype(np.int64), self.typical_value)
         return (Half(filled[inner][None], (frames * valid[inner])[None]),)
 

@@ -12,6 +12,8 @@ A network that uses its longest window alone has its length; one that uses the s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,6 +26,7 @@ from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.model import stride
 
 Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.number[Any]]
 
 CORE_PX = 256  # derivatives keep all that the network computes
 HALO_PX = 32
@@ -31,7 +34,7 @@ SMOOTHING_PX = 4.0  # standard deviation of the neighbourhood that mean squares 
 SEED = 0
 
 
-def effective_frames(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
+def effective_frames(denoiser: Denoiser, values: Numbers, counts: Floats) -> Floats:
     """Return how many of a half's frames are averaged at each pixel.
 
     Parameters
@@ -52,7 +55,7 @@ def effective_frames(denoiser: Denoiser, values: Floats, counts: Floats) -> Floa
     canvas = Canvas(plan, len(values))
     for tile in plan.tiles:
         parts = (gather(image, tile, shape, (0, 0)) for image in (values, counts))
-        canvas.blend(tile, np.stack([_of_frame(denoiser, *one) for one in zip(*parts, strict=True)]))
+        canvas.blend(tile, [np.stack([_of_frame(denoiser, *one) for one in zip(*parts, strict=True)])])
     return canvas.image
 
 
@@ -69,7 +72,8 @@ def map_frames(denoiser: Denoiser, inputs: Inputs, t: int, region: tuple[slice, 
     canvas = Canvas(plan, 1)
     for tile in plan.tiles:
         halves = inputs.read(range(t, t + 1), tile)
-        canvas.blend(tile, np.sum([_of_frame(denoiser, h.values[0], h.counts[0]) for h in halves], axis=0)[None])
+        frames = np.sum([_of_frame(denoiser, h.values[0], h.counts[0]) for h in halves], axis=0)
+        canvas.blend(tile, [frames[None]])
     return np.asarray(canvas.image[0], np.float32)
 
 
@@ -78,7 +82,7 @@ def _tiling(denoiser: Denoiser) -> Tiling:
     return Tiling(step, max(CORE_PX // step, 1) * step, -(-HALO_PX // step) * step)
 
 
-def _of_frame(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
+def _of_frame(denoiser: Denoiser, values: Numbers, counts: Floats) -> Floats:
     slopes = _derivatives(denoiser, values[None], counts[None])[0]
     per_frame = slopes / np.maximum(counts, 1)
     # A frame of a ring is in its own level and in all longer ones.
@@ -90,7 +94,7 @@ def _of_frame(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
     return np.asarray(np.clip(frames, 1, np.maximum(counts[-1], 1)), np.float32)
 
 
-def _derivatives(denoiser: Denoiser, values: Floats, counts: Floats) -> Floats:
+def _derivatives(denoiser: Denoiser, values: Numbers, counts: Floats) -> Floats:
     """Return the ``(n, level, y, x)`` derivatives of the outputs' sum, each with a random sign."""
     with torch.enable_grad():
         levels, frames = (

@@ -18,6 +18,7 @@ from n2n_pipeline.inference.forward import (
     UPSIDE_DOWN,
     Canvas,
     denoise_frames,
+    denoise_rows,
     run_network,
     turns_of,
 )
@@ -160,7 +161,8 @@ def test_a_canvas_blends_what_agrees_without_a_trace():
     plan = plan_tiles((50, 50), Tiling(8, 16, 8, 8))
     canvas = Canvas(plan, 1)
     for tile in plan.tiles:
-        canvas.blend(tile, np.full((1, tile.y.read.size, tile.x.read.size), 7, np.float32))
+        image = np.full((1, tile.y.read.size, tile.x.read.size), 7, np.float32)
+        canvas.blend(tile, np.array_split(image, 3, axis=1))
     np.testing.assert_allclose(canvas.image, 7, rtol=1e-6)
 
 
@@ -179,6 +181,28 @@ def test_out_of_memory_parts_are_halved_and_give_the_same_pixels(make_denoiser, 
     monkeypatch.setattr(forward, "forward", with_little_memory)
     assert_equal_to_1e5_of_std(run_network(denoiser, values, values), expected)
     assert "half of that" in caplog.text
+
+
+@pytest.mark.parametrize("bands_until_memory_is_out", [1, 3, 99])
+def test_rows_come_as_bands_of_the_whole_and_go_on_when_memory_runs_out(
+    make_denoiser, monkeypatch, bands_until_memory_is_out
+):
+    denoiser, values = make_denoiser(), noise(1, 64, 112)
+    expected = run_network(denoiser, values, values)
+    monkeypatch.setattr(forward, "rows_of_band", lambda network, width: 16)
+    push, pushed = forward.Bands.push, []
+
+    def with_memory_for_some(bands, rows, is_last):
+        pushed.append(rows)
+        if len(pushed) > bands_until_memory_is_out:
+            raise torch.OutOfMemoryError
+        return push(bands, rows, is_last)
+
+    monkeypatch.setattr(forward.Bands, "push", with_memory_for_some)
+    parts = list(denoise_rows(denoiser, values, values))
+    assert len(parts) == min(bands_until_memory_is_out + 1, 4)
+    assert all(part.shape[1] < 64 for part in parts[:-1])
+    assert_equal_to_1e5_of_std(np.concatenate(parts, axis=1), expected)
 
 
 IN_LITTLE_MEMORY = """

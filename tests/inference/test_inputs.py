@@ -7,7 +7,7 @@ from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import Range, Span, Tile, mirrored
 from n2n_pipeline.inference.inputs import Inputs, keep_chunks
-from n2n_pipeline.store import write_movie
+from n2n_pipeline.store import References, write_movie
 
 SHAPE = (9, 40, 30)
 
@@ -53,3 +53,18 @@ def test_a_tile_past_the_ends_reads_mirrored_halves(store):
     for half, whole in ((even, pair.even), (odd, pair.odd)):
         np.testing.assert_array_equal(half.values, whole[:, rows][:, :, columns])
     assert (even.counts == 2).all()
+
+
+def test_a_single_frame_that_needs_no_correction_is_read_as_it_is_stored(tmp_path):
+    counts = np.random.default_rng(0).poisson(100, (1, 40, 30)).astype(np.uint16)
+    tile = Tile(Span(Range(8, 48), Range(8, 40)), Span(Range(-8, 32), Range(0, 30)))
+    expected = counts[:, mirrored(Range(8, 48), 40)][:, :, mirrored(Range(-8, 32), 30)]
+    plain = CorrectedMovie(write_movie(tmp_path / "plain.zarr", counts))
+    (half,) = Inputs(plain, window=8).read(range(1), tile)
+    assert half.values.dtype == np.uint16
+    np.testing.assert_array_equal(half.values, expected)
+    assert (half.counts == 4).all()
+    references = References(gain=np.full((40, 30), 0.5, np.float32))
+    corrected = CorrectedMovie(write_movie(tmp_path / "corrected.zarr", counts, references=references))
+    (half,) = Inputs(corrected, window=8).read(range(1), tile)
+    np.testing.assert_allclose(half.values, 0.5 * expected)
