@@ -44,6 +44,10 @@ class Range(NamedTuple):
         """Return the range so many pixels further on."""
         return Range(self.start + by, self.stop + by)
 
+    def grown(self, by: int, size: int) -> Range:
+        """Return the range with so many pixels more at each end, as far as an axis of ``size`` pixels has them."""
+        return Range(max(self.start - by, 0), min(self.stop + by, size))
+
     def within(self, origin: int) -> slice:
         """Return the same pixels as a slice of an array whose first pixel is ``origin``."""
         return slice(self.start - origin, self.stop - origin)

@@ -250,7 +250,7 @@ class Agreement(NamedTuple):
 def measure_agreement(samples: Sequence[Sample]) -> Agreement:
     """Hold the stored output against a fresh one, and against the raw movie's brightness."""
     stored = np.stack([sample.stored for sample in samples]).astype(np.float64)
-    fresh = np.stack([np.mean(sample.denoised, axis=0) for sample in samples])
+    fresh = np.stack([sample.placed for sample in samples])
     raw = np.stack([np.mean(sample.raw, axis=0) for sample in samples])
     finite = bool(np.isfinite(stored).all())
     spread = max(float(np.nanstd(stored)), float(np.finfo(np.float32).tiny))

@@ -20,6 +20,7 @@ from n2n_pipeline.geometry import Range, Tiling, plan_tiles
 from n2n_pipeline.inference.forward import Canvas, Turns, denoise_rows
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.metrics.unsupervised import Copies
+from n2n_pipeline.placing import move
 from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
 from n2n_pipeline.store import MovieStore
 
@@ -82,6 +83,8 @@ class Sample(NamedTuple):
     """For each half, three averages of frames that it does not hold; NaN where one is missing. None if too few."""
     stored: Floats
     """The same place in the output store."""
+    placed: Floats
+    """The mean of what the network makes of both halves, moved to where the output has it."""
 
 
 def plan_places(subject: Subject) -> list[Place]:
@@ -116,6 +119,9 @@ def read_sample(subject: Subject, place: Place) -> Sample:
     """Read both halves of a window, denoise them, and make the copies that neither has seen."""
     inputs = subject.inputs
     one_frame = range(place.t, place.t + 1)
+    around, inner = _look_around(subject, place)
+    denoised = denoise_halves(subject, around)
+    placed = np.mean([move(*one) for one in zip(denoised, inputs.list_offsets(place.t), strict=True)], axis=0)
     pair = inputs.read_pair(one_frame, place.region)
     first = [part.start for part in subject.part]
     stored = subject.output.read(
@@ -125,10 +131,21 @@ def read_sample(subject: Subject, place: Place) -> Sample:
         place,
         (pair.even[0], pair.odd[0]),
         (pair.even_count[0], pair.odd_count[0]),
-        denoise_halves(subject, place),
+        (denoised[0][inner], denoised[1][inner]),
         _read_copies(subject, place),
         stored[0].astype(np.float32),
+        placed[inner],
     )
+
+
+def _look_around(subject: Subject, place: Place) -> tuple[Place, tuple[slice, slice]]:
+    """Grow a place by what moving it needs; return the larger one and the place within it."""
+    spans = (place.rows, place.cols)
+    grown = [
+        part.grown(subject.inputs.reach_px, size) for part, size in zip(spans, subject.inputs.shape, strict=True)
+    ]
+    rows, cols = (part.within(around.start) for part, around in zip(spans, grown, strict=True))
+    return Place(place.t, *grown), (rows, cols)
 
 
 def denoise_halves(subject: Subject, place: Place) -> tuple[Floats, Floats]:

@@ -189,7 +189,8 @@ def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Map
 
 def _write_block(job: Job, block: Block, images: dict[str, Floats], stamp: str) -> None:
     output = job.order.output
-    pixels = {name: as_stored(image, job.layout.dtype, output) for name, image in images.items()}
+    placed = {name: job.place(block, name, image) for name, image in images.items()}
+    pixels = {name: as_stored(image, job.layout.dtype, output) for name, image in placed.items()}
     with write_unit(output, block.unit, stamp):
         for name, image in pixels.items():
             write_shard(output / name, job.layout, block.shard, image)

@@ -26,6 +26,7 @@ from n2n_pipeline.geometry import Range, Tile
 from n2n_pipeline.halving import split_window, window_frames
 from n2n_pipeline.inference.forward import gather
 from n2n_pipeline.ladder import level_frames, split_around
+from n2n_pipeline.placing import REACH_PX, Offsets, offset_of, rounded_off
 from n2n_pipeline.store import MovieStore
 
 Floats = npt.NDArray[np.float32]
@@ -108,12 +109,19 @@ class Inputs:
         n_frames = self.movie.store.info.shape[0]
         return _part(level_frames(n_frames, t, self.ladder[-1]), split_around(n_frames, t))
 
+    @property
+    def reach_px(self) -> int:
+        """How far beyond a region is denoised, for what comes out to be moved by fractions of a pixel."""
+        return REACH_PX if self.has_pairs and rounded_off(self.movie).any() else 0
+
+    def list_offsets(self, t: int) -> tuple[Offsets, Offsets]:
+        """Return how far what each half is denoised to has to be moved, ``(2,)`` px (y, x)."""
+        even, odd = (offset_of(self.movie, t, half, self.frame_of_reference) for half in self.list_seen(t))
+        return even, odd
+
     def _read_frame(self, rows: Range, columns: Range) -> tuple[Half]:
         """Read the only frame; its pixels count as much as the network's half windows did in training."""
-        grown = [
-            Range(max(part.start - FILL_REACH, 0), min(part.stop + FILL_REACH, size))
-            for part, size in zip((rows, columns), self.shape, strict=True)
-        ]
+        grown = [part.grown(FILL_REACH, size) for part, size in zip((rows, columns), self.shape, strict=True)]
         region = (slice(0, 1), grown[0].within(0), grown[1].within(0))
         inner = (rows.within(grown[0].start), columns.within(grown[1].start))
         frames = np.float32(self.window / 2)

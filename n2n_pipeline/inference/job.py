@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from n2n_pipeline.checkpoint import Denoiser, load_model, weights_digest
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.corrections import CorrectedMovie
@@ -28,10 +31,13 @@ from n2n_pipeline.inference.plan import (
     tiling_of,
 )
 from n2n_pipeline.layout import Layout, default_layout
+from n2n_pipeline.placing import move
 from n2n_pipeline.pyramid import plan_levels
 from n2n_pipeline.records import store_digest
 from n2n_pipeline.shifted import stable_origin, whole_shifts
 from n2n_pipeline.store import MovieStore, add_array, create_store, open_store
+
+Floats = npt.NDArray[np.float32]
 
 HALVES = ("even", "odd")
 WINDOW_MAP = "window"
@@ -85,10 +91,36 @@ class Job:
         return plan_blocks(self.layout, self.arrays)
 
     def plan_block(self, block: Block) -> TilePlan:
-        """Return how a block's frames are tiled."""
+        """Return how a block's frames are tiled, with what surrounds them where that is needed to `place` them."""
         tiling = tiling_of(self.choice, self.order.config.tile, self.denoiser.card.network)
-        rows, columns = (part.moved(whole.start) for part, whole in zip(block.region, self.part[1:], strict=True))
+        rows, columns = (
+            part.moved(whole.start).grown(self.inputs.reach_px, size)
+            for part, whole, size in zip(block.region, self.part[1:], self.inputs.shape, strict=True)
+        )
         return plan_tiles(self.inputs.shape, tiling, (rows, columns))
+
+    def place(self, block: Block, name: str, image: Floats) -> Floats:
+        """Move a block's frames to where each has the scene, and cut off what was denoised around them.
+
+        Parameters
+        ----------
+        block : Block
+            The block.
+        name : str
+            Of the array, one of `arrays`.
+        image : numpy.ndarray
+            ``(t, y, x)``, the region of `plan_block`; it is changed.
+        """
+        if not self.inputs.reach_px:
+            return image
+        for number, frame in enumerate(block.frames):
+            even, odd = self.inputs.list_offsets(frame + self.part[0].start)
+            image[number] = move(image[number], {"even": even, "odd": odd}.get(name, (even + odd) / 2))
+        rows, columns = (
+            part.moved(whole.start).within(around.start)
+            for part, whole, around in zip(block.region, self.part[1:], self.plan_block(block).region, strict=True)
+        )
+        return image[:, rows, columns]
 
     def plan_pieces(self, block: Block) -> list[Piece]:
         """Return a block's tiles in the order in which they are blended, frame by frame where there is no GPU."""
