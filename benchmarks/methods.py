@@ -163,7 +163,8 @@ def by_a_peer(method: str, prepared: Prepared, budget: Budget) -> tuple[Floats, 
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     figures = {"seconds": round(time.monotonic() - began, 1)}
     told = done.stdout.strip().splitlines()[-1:]
-    return np.load(output), figures | ({"said": told[0]} if told else {})
+    frames = prepared.place(np.load(output), prepared.window)
+    return frames, figures | ({"said": told[0]} if told else {})
 
 
 def train_student(prepared: Prepared, budget: Budget) -> None:
@@ -206,7 +207,8 @@ def by_the_student(_method: str, prepared: Prepared, budget: Budget) -> tuple[Fl
 
 def by_averaging(_method: str, prepared: Prepared, _budget: Budget) -> tuple[Floats, Figures]:
     """Take the averages as they are."""
-    return np.load(prepared.work / "average.npy"), {"window": prepared.window}
+    averages = np.load(prepared.work / "averages.npy")
+    return prepared.place(averages, prepared.window), {"window": prepared.window}
 
 
 def by_the_best_filter(_method: str, prepared: Prepared, _budget: Budget) -> tuple[Floats, Figures]:
@@ -222,7 +224,7 @@ def by_the_best_filter(_method: str, prepared: Prepared, _budget: Budget) -> tup
             parts = (
                 ndimage.gaussian_filter(part, spread, mode="mirror") if sigma else part for part in (total, count)
             )
-            filtered = next(parts) / np.maximum(next(parts), 1e-6)
+            filtered = prepared.place(next(parts) / np.maximum(next(parts), 1e-6), window)
             snr = float(np.mean([score_frame(*both).snr_db for both in zip(filtered, truth, strict=True)]))
             if best is None or snr > best[0]:
                 best = snr, window, sigma, filtered

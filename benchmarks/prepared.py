@@ -5,7 +5,7 @@ is made of it goes into a folder of its own and is made once:
 
     movie.zarr, window.json      by `n2n-pipeline ingest`, `align` and `sweep`
     even.npy, odd.npy            (t, y, x) averages over half a window about each frame, aligned to it
-    average.npy, sigma.npy       (n, y, x) averages over whole windows about the frames that are scored, and their
+    averages.npy, sigma.npy      (n, y, x) averages over whole windows about the frames that are scored, and their
                                  noise, from the difference of the halves: no truth
     scored.npy, truth.npy        those frames' numbers, and their truth
 """
@@ -24,6 +24,8 @@ from n2n_pipeline.averages import read_pairs
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.files import read_json
+from n2n_pipeline.halving import window_frames
+from n2n_pipeline.placing import move, offset_of
 from n2n_pipeline.store import open_store, write_movie, write_shifts
 
 SCORED_FRAMES = 12
@@ -54,6 +56,13 @@ class Prepared(NamedTuple):
         n_frames = open_store(self.store).info.shape[0]
         step = max(1, n_frames // SCORED_FRAMES)
         return range(step // 2, n_frames, step)
+
+    def place(self, frames: Floats, window: int) -> Floats:
+        """Move what was made of averages over windows to where each of the scored frames has the scene."""
+        movie = self.corrected()
+        windows = (window_frames(movie.store.info.shape[0], t, window) for t in self.scored)
+        offsets = (offset_of(movie, t, held, "camera") for t, held in zip(self.scored, windows, strict=True))
+        return np.stack([move(frame, by) for frame, by in zip(frames, offsets, strict=True)])
 
     def corrected(self) -> CorrectedMovie:
         """Open the movie."""
@@ -96,7 +105,7 @@ def write_averages(prepared: Prepared) -> None:
     centred = np.abs(apart - np.median(apart, axis=(1, 2), keepdims=True))
     np.save(prepared.work / "even.npy", even.astype(np.float32))
     np.save(prepared.work / "odd.npy", odd.astype(np.float32))
-    np.save(prepared.work / "average.npy", average.astype(np.float32))
+    np.save(prepared.work / "averages.npy", average.astype(np.float32))
     np.save(prepared.work / "sigma.npy", MAD_TO_SIGMA * np.median(centred, axis=(1, 2)))
     np.save(prepared.work / "scored.npy", np.array(scored))
     np.save(prepared.work / "truth.npy", mrcfile.read(prepared.folder / "truth.mrc")[scored].astype(np.float32))

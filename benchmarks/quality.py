@@ -9,11 +9,12 @@
 A folder holds ``movie.mrc``, ``truth.mrc`` and, where the camera needs them, ``dark.mrc`` and ``gain.mrc``.
 Without one, the folders in the one named by ``N2N_DATA`` are taken. Every movie is stored, aligned and swept once
 by the package's own commands, and peers are given what they cannot do themselves: corrected counts, drift, the
-window, the halves. Each training then gets the same wall time on the same cores. Figures are means over a dozen
-frames spread over the movie, after the best linear fit: SNR in dB, SSIM, and what of the detail (0.05 cycles per
-pixel and above) is there: its power over the truth's, and its correlated part. Of what this package trains, the
-SNR in the squares that it kept from training is told, too: there, ``clean`` has not seen the answer. Figures and
-pictures of what is not measured this time stay, if ``--work`` is the same folder.
+window, the halves, and where between pixels each frame has the scene. Each training then gets the same wall time
+on the same cores. Figures are means over a dozen frames spread over the movie, after the best linear fit: SNR in
+dB, SSIM, and what of the detail (0.05 cycles per pixel and above) is there: its power over the truth's, and its
+correlated part. Of what this package trains, the SNR in the squares that it kept from training is told, too:
+there, ``clean`` has not seen the answer. Figures and pictures of what is not measured this time stay, if
+``--work`` is the same folder.
 
     default     `n2n-pipeline train` as it comes, and `denoise`
     preview     `n2n-pipeline denoise -m starting`, no training

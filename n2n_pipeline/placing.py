@@ -7,11 +7,13 @@ there without loss.
 
 References
 ----------
-Duchon (1979), Lanczos filtering in one and two dimensions, J. Appl. Meteorol. 18, 1016-1022.
+Laakso, Välimäki, Karjalainen & Laine (1996), Splitting the unit delay, IEEE Signal Process. Mag. 13(1), 30-60:
+polynomials through the nearest pixels (Lagrange) are the flattest there are for what is smooth.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,8 +26,8 @@ from n2n_pipeline.shifted import whole_shifts
 Floats = npt.NDArray[np.float32]
 Offsets = npt.NDArray[np.float64]
 
-LOBES = 3
-REACH_PX = LOBES + 1
+TAPS = 8
+REACH_PX = TAPS // 2
 """Beyond a region, what has to be there for its pixels to be moved by up to one."""
 BAND_ROWS = 32  # at a time, so that what is in between stays in cache
 
@@ -67,15 +69,15 @@ def move(image: Floats, by: Offsets) -> Floats:
     Parameters
     ----------
     image : numpy.ndarray
-        ``(y, x)``, smooth: with little above a third of a cycle per pixel.
+        ``(y, x)``, smooth: of a quarter of a cycle per pixel at least 97 % is left.
     by : numpy.ndarray
         ``(2,)`` px (y, x): what was at a position is found so far on.
 
     Examples
     --------
     >>> ramp = np.arange(12, dtype=np.float32) * np.ones((9, 1), np.float32)
-    >>> bool(np.allclose(move(ramp, np.array([0.0, 0.25]))[4, 4:8], [3.75, 4.75, 5.75, 6.75], atol=0.01))
-    True
+    >>> move(ramp, np.array([0.5, 0.25]))[4, 4:8].tolist()
+    [3.75, 4.75, 5.75, 6.75]
     """
     if not np.any(by):
         return image
@@ -91,10 +93,14 @@ def move(image: Floats, by: Offsets) -> Floats:
 
 
 def _weights(by: float) -> Floats:
-    """Return Lanczos's weights of the pixels from `REACH_PX` before a position to as many after it."""
-    distance = np.arange(-REACH_PX, REACH_PX + 1) + by
-    weights = np.where(np.abs(distance) < LOBES, np.sinc(distance) * np.sinc(distance / LOBES), 0.0)
-    return np.asarray(weights / weights.sum(), np.float32)
+    """Return the weights of the pixels from `REACH_PX` before a position to as many after it."""
+    first = math.floor(-by) + 1 - TAPS // 2
+    nodes = np.arange(first, first + TAPS)
+    weights = np.zeros(2 * REACH_PX + 1, np.float32)
+    for node in nodes:
+        others = nodes[nodes != node]
+        weights[node + REACH_PX] = np.prod((-by - others) / (node - others))
+    return weights
 
 
 def _weigh(parts: Sequence[Floats], weights: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
     python bm3d_filter.py FOLDER SECONDS OUTPUT.npy
 
-FOLDER holds ``average.npy``, ``(n, y, x)``, and ``even.npy``, ``odd.npy`` and ``scored.npy``, from which the
+FOLDER holds ``averages.npy``, ``(n, y, x)``, and ``even.npy``, ``odd.npy`` and ``scored.npy``, from which the
 spectrum is estimated: a camera's noise is not white, and half the difference of even and odd averages is that of
 the average. Told a standard deviation alone, BM3D leaves some 5 dB more of it. SECONDS has no meaning: nothing is
 trained.
@@ -30,7 +30,7 @@ def main(folder: Path, output: Path) -> None:
     noise -= noise.mean(axis=(1, 2), keepdims=True)
     spectrum = np.mean(np.abs(np.fft.fft2(noise)) ** 2, axis=0)
     with ProcessPoolExecutor() as pool:
-        denoised = pool.map(partial(bm3d, sigma_psd=spectrum), np.load(folder / "average.npy").astype(float))
+        denoised = pool.map(partial(bm3d, sigma_psd=spectrum), np.load(folder / "averages.npy").astype(float))
         np.save(output, list(denoised))
 
 

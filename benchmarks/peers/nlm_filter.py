@@ -2,7 +2,7 @@
 
     python nlm_filter.py FOLDER SECONDS OUTPUT.npy
 
-FOLDER holds ``average.npy``, ``(n, y, x)``, and ``sigma.npy``, the standard deviation of the noise in each, which
+FOLDER holds ``averages.npy``, ``(n, y, x)``, and ``sigma.npy``, the standard deviation of the noise in each, which
 was estimated from the difference of even and odd averages. SECONDS has no meaning: nothing is trained.
 """
 
@@ -19,7 +19,7 @@ PATCHES = {"patch_size": 5, "patch_distance": 6, "fast_mode": True}
 
 def main(folder: Path, output: Path) -> None:
     """Do it."""
-    averages, sigmas = np.load(folder / "average.npy"), np.load(folder / "sigma.npy")
+    averages, sigmas = np.load(folder / "averages.npy"), np.load(folder / "sigma.npy")
     pairs = zip(averages.astype(float), sigmas, strict=True)
     np.save(output, [denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, **PATCHES) for image, sigma in pairs])
 

@@ -2,7 +2,7 @@
 
     python topaz_unet.py FOLDER SECONDS OUTPUT.npy
 
-FOLDER holds ``average.npy``, ``(n, y, x)``. SECONDS has no meaning: nothing is trained.
+FOLDER holds ``averages.npy``, ``(n, y, x)``. SECONDS has no meaning: nothing is trained.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from topaz.denoise import Denoise, denoise_image
 def main(folder: Path, output: Path) -> None:
     """Do it."""
     models = [Denoise("unet")]
-    averages = np.load(folder / "average.npy")
+    averages = np.load(folder / "averages.npy")
     np.save(output, [denoise_image(image, models, patch_size=1024, padding=500) for image in averages])
 
 

@@ -115,7 +115,8 @@ class Job:
             return image
         for number, frame in enumerate(block.frames):
             even, odd = self.inputs.list_offsets(frame + self.part[0].start)
-            image[number] = move(image[number], {"even": even, "odd": odd}.get(name, (even + odd) / 2))
+            offsets = {"0": (even + odd) / 2, "even": even, "odd": odd, WINDOW_MAP: np.zeros(2)}
+            image[number] = move(image[number], offsets[name])
         rows, columns = (
             part.moved(whole.start).within(around.start)
             for part, whole, around in zip(block.region, self.part[1:], self.plan_block(block).region, strict=True)
