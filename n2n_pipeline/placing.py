@@ -94,7 +94,7 @@ def move(image: Floats, by: Offsets) -> Floats:
 
 def _weights(by: float) -> Floats:
     """Return the weights of the pixels from `REACH_PX` before a position to as many after it."""
-    first = math.floor(-by) + 1 - TAPS // 2
+    first = min(math.floor(-by), 0) + 1 - TAPS // 2
     nodes = np.arange(first, first + TAPS)
     weights = np.zeros(2 * REACH_PX + 1, np.float32)
     for node in nodes:

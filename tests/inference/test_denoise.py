@@ -97,6 +97,31 @@ def test_halves_are_kept_and_their_mean_is_the_output(movie, model, tmp_path):
     np.testing.assert_allclose(mean, (even + odd) / 2, rtol=2e-3)
 
 
+@pytest.mark.parametrize("frame_of_reference", ["camera", "stable"])
+def test_the_scene_lies_where_each_frame_has_it_to_a_small_part_of_a_pixel(
+    model, tmp_path, monkeypatch, frame_of_reference
+):
+    monkeypatch.setattr(denoise, "run_network", lambda _denoiser, values, *_: values)
+    monkeypatch.setattr("n2n_pipeline.layout.CHUNK_PX", 16)
+    dy_dx = np.cumsum(np.random.default_rng(1).normal(0.3, 0.5, (12, 2)), axis=0)
+    rows, columns = np.arange(48)[:, None], np.arange(80)
+    scene = [100 + 40 * np.sin(0.3 * (rows - dy)) + 40 * np.cos(0.25 * (columns - dx)) for dy, dx in dy_dx]
+    movie = write_movie(tmp_path / "movie.zarr", np.array(scene, np.float32)).path
+    write_shifts(movie, Shifts(dy_dx - dy_dx[0], np.ones(12)))
+    found = {}
+    for way, reach in (("placed", None), ("not placed", 0)):
+        with monkeypatch.context() as patch:
+            if reach is not None:
+                patch.setattr(Inputs, "reach_px", reach)
+            settings = config(16, window=8, frame_of_reference=frame_of_reference)
+            denoise_store(movie, model, tmp_path / f"{way}.zarr", settings)
+        frames = denoised(tmp_path / f"{way}.zarr")[:, 8:-8, 8:-8]
+        expected = np.array(scene)[:, 8:-8, 8:-8] if frame_of_reference == "camera" else frames.mean(axis=0)
+        found[way] = float(np.sqrt(np.mean((frames - expected) ** 2)))
+    assert found["placed"] < 0.3 * found["not placed"]
+    assert found["placed"] < 1.5
+
+
 def test_frames_and_region_come_out_as_they_do_in_the_whole_movie(movie, model, tmp_path):
     denoise_store(movie, model, tmp_path / "whole.zarr", config())
     denoise_store(movie, model, tmp_path / "part.zarr", config(frames=(2, 6), region=(10, 40, 0, 33)))
