@@ -99,7 +99,8 @@ def plot_drift(run: Run) -> Picture | None:
     shifts = run.movie.shifts.dy_dx
     longest = np.hypot(*(shifts - shifts[0]).T).max()
     caption = (
-        f"Shift of each frame from frame 0, in pixels; at most {longest:.1f} px. It is undone by whole pixels."
+        f"Shift of each frame from frame 0, in pixels; at most {longest:.1f} px. Frames are averaged at "
+        "whole pixels; the rest is made up for in what is denoised."
     )
     return plot_picture(path_plot(shifts), "Path of the drift", "Drift", caption)
 
