@@ -6,8 +6,8 @@
 Each montage of 8-bit counts is denoised in a fresh process, from a Zarr array to an OME-Zarr store with pyramid,
 by a network of the default shape but 4 channels, so that it ends: what is measured is all around the network. Peak
 memory is what the process holds above what its imports took. Time per pixel includes reading, digests and the
-pyramid, not start-up: a small image comes first. Sizes take turns; of the rounds the least time and the most memory
-count.
+pyramid, not start-up: a small image comes first. Sizes take turns; of the rounds, the least time and the most
+memory count.
 """
 
 from __future__ import annotations

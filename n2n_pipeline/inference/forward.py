@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice, product
+from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,6 +31,8 @@ Number = TypeVar("Number", bound=np.number[Any])
 
 NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
 """What PyTorch, and the library that does its convolutions on a CPU, say when there is none."""
+
+BLENDED_ROWS = 32  # at a time: a core is as large as memory allows, and what is in between stays in cache
 
 _log = logging.getLogger(__name__)
 
@@ -238,14 +240,24 @@ class Canvas:
         """
         core, kept = (span.core.within(span.read.start) for span in tile)
         rows, columns = (span.core.within(first) for span, first in zip(tile, self._origin, strict=True))
-        target, down, across = (
-            self.image[frames, rows, columns],
-            self._tapers[0][tile.y.core],
-            self._tapers[1][tile.x.core],
-        )
-        numbered = enumerate(chain.from_iterable(part.swapaxes(0, 1) for part in denoised))
-        for y, row in islice(numbered, core.start, core.stop):
-            target[:, y - core.start] += down[y - core.start] * across * row[:, kept]
+        target = self.image[frames, rows, columns]
+        down, across = self._tapers[0][tile.y.core][:, None], self._tapers[1][tile.x.core]
+        for first, band in _cut_bands(denoised):
+            start, stop = max(core.start, first), min(core.stop, first + band.shape[1])
+            if start < stop:
+                place = slice(start - core.start, stop - core.start)
+                target[:, place] += down[place] * across * band[:, start - first : stop - first, kept]
+            if stop == core.stop:
+                return
+
+
+def _cut_bands(parts: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
+    """Yield rows as they come, at most `BLENDED_ROWS` of them at a time, and the number of the first."""
+    first = 0
+    for part in parts:
+        for row in range(0, part.shape[1], BLENDED_ROWS):
+            yield first + row, part[:, row : row + BLENDED_ROWS]
+        first += part.shape[1]
 
 
 def _is_out_of_memory(error: Exception) -> bool:
