@@ -219,7 +219,8 @@ class Canvas:
 
     def __init__(self, plan: TilePlan, n_frames: int) -> None:
         rows, columns = plan.region
-        self.image: Floats = np.zeros((n_frames, rows.size, columns.size), np.float32)
+        # Written, not only promised by the system: a run takes its memory at its start, whatever the machine's pace.
+        self.image: Floats = np.full((n_frames, rows.size, columns.size), 0, np.float32)
         self._origin = (rows.start, columns.start)
         self._tapers = tuple(
             {span.core: taper for span, taper in zip(spans, taper_axis(spans), strict=True)}
