@@ -67,11 +67,12 @@ def write_level_shard(store: Path, layout: Layout, shard: Shard) -> None:
     height = min(2 * smaller.shards[1], below.shape[1] - y0)
     means = np.empty((1, -(-height // 2), -(-width // 2)), below.dtype)
     step = 2 * smaller.chunks[1]
-    for y in range(0, height, step):
-        band = np.asarray(below[place[0], y0 + y : y0 + min(y + step, height), x0 : x0 + width])
-        for x in range(0, width, step):
-            half = _halved(band[:, x : x + step])
-            means[0, y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
+    for y, x in itertools.product(
+        range(0, height, step), range(0, width, step)
+    ):  # no more of it in memory at once
+        rows, columns = slice(y0 + y, y0 + min(y + step, height)), slice(x0 + x, x0 + min(x + step, width))
+        half = _halved(np.asarray(below[place[0], rows, columns]))
+        means[0, y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
     write_shard(store / str(level), smaller, (place[0], place[1], place[2]), means)
 
 
