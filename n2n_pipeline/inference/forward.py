@@ -219,7 +219,7 @@ class Canvas:
 
     def __init__(self, plan: TilePlan, n_frames: int) -> None:
         rows, columns = plan.region
-        # Written, not only promised by the system: a run takes its memory at its start, whatever the machine's pace.
+        # Written, not only promised by the system: what a run needs does not depend on the pace of its threads.
         self.image: Floats = np.full((n_frames, rows.size, columns.size), 0, np.float32)
         self._origin = (rows.start, columns.start)
         self._tapers = tuple(
