@@ -205,23 +205,32 @@ class _KeptChunks:
         return result
 
     def _load(self, indices: list[range]) -> dict[Index, npt.NDArray[Any]]:
-        """Return all chunks of a box, reading the smallest box around those that are not kept."""
+        """Return all chunks of a box; of a single frame what is missing is read a row of chunks at a time.
+
+        A montage's tile holds many chunks, which would be in memory twice while they are read.
+        """
         box = cast("list[Index]", list(itertools.product(*indices)))
         with self._lock:
             found = {index: self._chunks[index] for index in box if index in self._chunks}
         missing = [index for index in box if index not in found]
-        if missing:
-            low, high = np.min(missing, axis=0), np.max(missing, axis=0) + 1
-            sides = np.array(self._array.chunks)
-            block = np.asarray(self._array[tuple(map(slice, low * sides, high * sides))])
-            for index in missing:
-                starts = (np.array(index) - low) * sides
-                part = block[tuple(map(slice, starts, starts + sides))]
-                found[index] = part.copy() if len(missing) > 1 else part
+        for _, row in itertools.groupby(missing, lambda index: index[1] if self._array.shape[0] == 1 else 0):
+            found |= self._read_chunks(list(row))
         with self._lock:
             for index, chunk in found.items():
                 self._keep(index, chunk)
         return found
+
+    def _read_chunks(self, wanted: list[Index]) -> dict[Index, npt.NDArray[Any]]:
+        """Read the smallest box around some chunks, and cut them out of it."""
+        low, high = np.min(wanted, axis=0), np.max(wanted, axis=0) + 1
+        sides = np.array(self._array.chunks)
+        block = np.asarray(self._array[tuple(map(slice, low * sides, high * sides))])
+        parts = {}
+        for index in wanted:
+            starts = (np.array(index) - low) * sides
+            part = block[tuple(map(slice, starts, starts + sides))]
+            parts[index] = part.copy() if len(wanted) > 1 else part
+        return parts
 
     def _keep(self, index: Index, chunk: npt.NDArray[Any]) -> None:
         if index not in self._chunks:

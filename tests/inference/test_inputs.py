@@ -21,6 +21,15 @@ def store(tmp_path_factory):
         return write_movie(tmp_path_factory.mktemp("inputs") / "movie.zarr", frames)
 
 
+@pytest.fixture(scope="module")
+def montage(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("n2n_pipeline.layout.SMALL_SHARD_BYTES", 1)
+        patch.setattr("n2n_pipeline.layout.CHUNK_PX", 16)
+        counts = np.random.default_rng(1).poisson(100, (1, 70, 61)).astype(np.uint16)
+        return write_movie(tmp_path_factory.mktemp("inputs") / "montage.zarr", counts)
+
+
 @st.composite
 def cuts(draw, size):
     start = draw(st.integers(0, size - 1))
@@ -34,6 +43,15 @@ def test_kept_chunks_are_the_array_whatever_the_budget(store, data, budget):
     expected = np.asarray(store.array[...])
     for _ in range(3):
         region = tuple(data.draw(cuts(size)) for size in SHAPE)
+        np.testing.assert_array_equal(kept[region], expected[region])
+
+
+@settings(deadline=None, max_examples=20)
+@given(data=st.data(), budget=st.integers(0, 5000))
+def test_kept_chunks_of_a_single_frame_are_the_frame(montage, data, budget):
+    kept, expected = keep_chunks(montage, budget).array, np.asarray(montage.array[...])
+    for _ in range(3):
+        region = (slice(0, 1), *(data.draw(cuts(size)) for size in montage.info.shape[1:]))
         np.testing.assert_array_equal(kept[region], expected[region])
 
 
