@@ -67,9 +67,7 @@ def write_level_shard(store: Path, layout: Layout, shard: Shard) -> None:
     height = min(2 * smaller.shards[1], below.shape[1] - y0)
     means = np.empty((1, -(-height // 2), -(-width // 2)), below.dtype)
     step = 2 * smaller.chunks[1]
-    for y, x in itertools.product(
-        range(0, height, step), range(0, width, step)
-    ):  # no more of it in memory at once
+    for y, x in itertools.product(range(0, height, step), range(0, width, step)):
         rows, columns = slice(y0 + y, y0 + min(y + step, height)), slice(x0 + x, x0 + min(x + step, width))
         half = _halved(np.asarray(below[place[0], rows, columns]))
         means[0, y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
