@@ -8,7 +8,9 @@ three samples. Then frames spread over the movie are denoised with that halo and
 largest difference of all their pixels is set against the standard deviation of the output's noise: the error that
 `halo_px: auto` promises is 1 % of it, unless told otherwise (`halo_error`). What the halo saves is counted in the
 pixels that the network computes, for a frame of 4096 x 4096 px in tiles of 512 and of 1024 px. A sample shows what
-lies up to a quarter of the movie's side from a cut: of a movie below 384 px nothing short of exact can be trusted.
+lies up to a quarter of the movie's side from a cut: of a movie below 384 px nothing short of exact can be trusted,
+and one of 256 px is a single tile, without seams. So larger movies tell more; what is found of one is kept with
+what is known of others.
 
 Seams: mean step across the lines where tiles meet over that beside them, less 1. The noise of that number is its
 spread over the same lattice of lines moved elsewhere, where no tiles meet; `z` counts in it.
@@ -33,6 +35,7 @@ import torch
 
 from n2n_pipeline.config import DenoiseConfig, TileConfig
 from n2n_pipeline.device import set_threads, tune_allocator
+from n2n_pipeline.files import read_json
 from n2n_pipeline.geometry import TilePlan, Tiling, plan_tiles
 from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import Half
@@ -161,15 +164,21 @@ def main() -> None:
     told = parser.parse_args()
     tune_allocator()
     set_threads()
-    found = {}
+    file = RESULTS / "halo.json"
+    found = (read_json(file) or {}).get("movies", {})
     with tempfile.TemporaryDirectory() as folder:
         for output in told.outputs or run_movies(Path(folder)):
             found[output.name] = measure(output / "movie.zarr", output / "model", told.frames)
             print(output.name, json.dumps(found[output.name], indent=1), flush=True)
-    result = {"movies": found, "torch": torch.__version__, "core_px": CORE_PX, "frames": told.frames}
+    result = {
+        "movies": dict(sorted(found.items())),
+        "torch": torch.__version__,
+        "core_px": CORE_PX,
+        "frames": told.frames,
+    }
     result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "halo.json").write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Shifts are in pixels ``(y, x)``, added to a frame-0 coordinate to find it in fra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,12 @@ from n2n_pipeline.config import AlignConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.jumps import agrees, undo_jumps
-from n2n_pipeline.spectra import Spectra, read_spectra, ring_mean, ring_sum, undo_shifts, whiten
+from n2n_pipeline.spectra import Spectra, cut_frames, read_spectra, ring_mean, ring_sum, undo_shifts
 from n2n_pipeline.store import MovieStore, Shifts, open_store, write_shifts
 
 Floats = npt.NDArray[np.float64]
 
-SEGMENT = 64  # frames whose first path is a constant velocity, and half the reach of a frame's reference
+FINER = 8  # times as many velocities are told apart as a segment's length allows
 FASTEST = 3.0  # binned px per frame, largest velocity tried
 ANNEALING = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per binned px: coarse to fine, so that no wrong peak is met
 SETTLED_PX = 0.01
@@ -85,7 +86,7 @@ def estimate_drift(store: MovieStore, config: AlignConfig | None = None, device:
     if n_frames < 2:
         raise InputError(store.path, f"{n_frames} frame; pairs need at least 2")
     config = config or AlignConfig()
-    spectra = whiten(read_spectra(CorrectedMovie(store), config, torch.device(device)))
+    spectra = read_spectra(CorrectedMovie(store), config, torch.device(device))
     path = _refine(spectra, _first_path(spectra, config), config)
     jumped = undo_jumps(spectra, path.position)
     if jumped is not None:
@@ -109,17 +110,16 @@ def describe_shifts(shifts: Shifts) -> str:
 
 
 def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
-    """Find a path to start from: constant velocities over segments, and the segments' own drift."""
-    n_frames = len(spectra.values)
-    pieces = np.array_split(np.arange(n_frames), max(-(-n_frames // SEGMENT), 1))
+    """Find a path to start from: constant velocities over pieces of the movie, and the pieces' own drift."""
+    pieces = cut_frames(len(spectra.values))
     paths, means = [], []
     for piece in pieces:
-        part = spectra._replace(values=spectra.values[piece[0] : piece[-1] + 1])
+        part = spectra._replace(values=spectra.values[piece])
         path = _constant_velocity(part)
         if len(pieces) > 1:
             path = _refine(part, path, config).position
             path -= path.mean(axis=0)
-            means.append(undo_shifts(part, path).sum(dim=0) / len(piece) ** 0.5)
+            means.append(undo_shifts(part, path, slice(None)).sum(dim=0).cpu() / len(path) ** 0.5)
         paths.append(path)
     if len(pieces) == 1:
         return paths[0]
@@ -135,37 +135,40 @@ def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
 def _constant_velocity(spectra: Spectra) -> Floats:
     """Try velocities on a grid; the one whose aligned sum has most power gives a straight path.
 
+    Each Fourier coefficient of a scene that moves at a velocity v is a wave in time, of frequency k·v. So one
+    transform along time holds the power of the aligned sum for every velocity.
+
     The grid is searched with one half of the frequencies; the other half must agree that the scene moves, or it is
     taken to be still: of a thousand velocities one always fits the noise.
     """
     n_frames = len(spectra.values)
-    coarse = torch.hypot(spectra.ky, spectra.kx) <= ANNEALING[1]
-    part = spectra._replace(
-        **{name: getattr(spectra, name)[..., coarse] for name in ("values", "ky", "kx", "weight")}
-    )
-    searched = torch.rand(int(coarse.sum()), generator=torch.Generator().manual_seed(0)) < 0.5
-    searched = searched.to(part.weight.device)
+    coarse = spectra.within(ANNEALING[1])
+    waves = torch.fft.ifft(coarse.values.to(coarse.ky.device), n=FINER * n_frames, dim=0, norm="forward")
+    power = waves.abs().square() * coarse.weight
+    searched = torch.rand(len(coarse.weight), generator=torch.Generator().manual_seed(0)) < 0.5
+    searched = searched.to(power.device)
     spacing = 0.75 / (ANNEALING[1] * n_frames)
     count = int(np.ceil(FASTEST / spacing))
-    speeds = (np.arange(-count, count + 1) * spacing).tolist()
+    speeds = torch.arange(-count, count + 1, device=power.device) * spacing
     best, velocity = -1.0, (0.0, 0.0)
-    for vy in speeds:
-        for vx, power in zip(speeds, _power_along(part, vy, speeds), strict=True):
-            total = float(power[searched].sum())
-            if total > best:
-                best, velocity = total, (vy, vx)
-    gain = (_power_along(part, velocity[0], [velocity[1]])[0] - _power_along(part, 0.0, [0.0])[0])[~searched]
+    for vy in speeds.tolist():
+        totals = _power_along(power, coarse, vy, speeds)[:, searched].sum(dim=1)
+        number = int(totals.argmax())
+        if float(totals[number]) > best:
+            best, velocity = float(totals[number]), (vy, float(speeds[number]))
+    moving, still = (
+        _power_along(power, coarse, v[0], speeds.new_tensor([v[1]]))[0] for v in (velocity, (0.0, 0.0))
+    )
+    gain = (moving - still)[~searched]
     if float(gain.sum()) < SURE * float(gain.square().sum().sqrt()):
         velocity = (0.0, 0.0)
     return np.asarray((np.arange(n_frames) - (n_frames - 1) / 2)[:, None] * np.asarray(velocity))
 
 
-def _power_along(spectra: Spectra, vy: float, speeds: list[float]) -> list[Tensor]:
-    """Return the ``(k,)`` power of the sum of frames aligned for constant velocities ``(vy, vx)``."""
-    time = torch.arange(len(spectra.values), device=spectra.values.device)[:, None] - (len(spectra.values) - 1) / 2
-    moved = spectra.values * torch.exp(2j * torch.pi * time * (vy * spectra.ky))
-    sums = ((moved * torch.exp(2j * torch.pi * time * (vx * spectra.kx))).sum(dim=0) for vx in speeds)
-    return [spectra.weight * total.abs().square() for total in sums]
+def _power_along(power: Tensor, spectra: Spectra, vy: float, speeds: Tensor) -> Tensor:
+    """Look up ``(v, k)`` power at velocities ``(vy, vx)`` in ``(f, k)``, by frequency in time."""
+    frequency = vy * spectra.ky + speeds[:, None] * spectra.kx
+    return power.gather(0, (frequency * len(power)).round().long() % len(power))
 
 
 def _refine(spectra: Spectra, position: Floats, config: AlignConfig) -> Path2D:
@@ -201,30 +204,36 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
     tuple of numpy.ndarray
         ``(t, 2)`` observed positions, binned px, and ``(t, 2)`` information (inverse variance).
     """
-    aligned = undo_shifts(spectra, position)
-    in_band = spectra.weight * (torch.hypot(spectra.ky, spectra.kx) <= band)
+    spectra = spectra.within(band)
     wave = 2 * torch.pi * torch.stack((spectra.ky, spectra.kx))
     # A ring's mean power strays by 1 / √(frequencies in it); what is no more than that is not taken for signal.
     noise = 1 + ring_sum(torch.ones_like(spectra.weight), spectra).rsqrt()
-    pieces = torch.arange(len(aligned)).tensor_split(max(-(-len(aligned) // SEGMENT), 1))
-    sums = torch.stack([aligned[piece[0] : piece[-1] + 1].sum(dim=0) for piece in pieces])
     gradient, information = [], []
-    for number, piece in enumerate(pieces):
-        near = slice(max(number - 1, 0), number + 2)
-        n_near = sum(len(p) for p in pieces[near])
-        total = sums[near].sum(dim=0)
+    for own, total, n_near in _with_neighbours(spectra, position):
         power = ring_mean((total / n_near).abs().square(), spectra)
         signal = (power - noise / n_near).clamp(min=0) * (n_near / max(n_near - 1, 1))
         wiener = signal / (signal + 1 / max(n_near - 1, 1))
-        own = aligned[piece[0] : piece[-1] + 1]
-        others = (total - own) / max(n_near - 1, 1)
-        gradient.append(-((in_band * wiener * (others.conj() * own).imag) @ wave.T))
-        fisher = (in_band * wiener * signal * wave.square()).sum(dim=1)
-        information.append(fisher.expand(len(piece), 2))
+        others = total.conj() / max(n_near - 1, 1)  # a frame's own part of it adds nothing imaginary
+        gradient.append(-(own @ (spectra.weight * wiener * others * wave).T).imag)
+        fisher = (spectra.weight * wiener * signal * wave.square()).sum(dim=1)
+        information.append(fisher.expand(len(own), 2))
     slope = torch.cat(gradient).double().cpu().numpy()
     known = torch.cat(information).double().cpu().numpy().clip(min=1e-9)
     reach = 1 / (8 * band)  # an eighth of the finest wave: beyond it the parabola is not trusted
     return np.asarray(position + np.clip(slope / known, -reach, reach)), known
+
+
+def _with_neighbours(spectra: Spectra, position: Floats) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield each piece's aligned ``(t, k)`` frames, their sum with those of the pieces beside it, and how many."""
+    own, sums = None, []
+    for piece in [*cut_frames(len(position)), None]:
+        after = None if piece is None else undo_shifts(spectra, position, piece)
+        if after is not None:
+            sums.append((after.sum(dim=0), len(after)))
+        if own is not None:
+            near = sums[-2 if after is None else -3 :]
+            yield own, sum((total for total, _ in near), torch.zeros_like(own[0])), sum(count for _, count in near)
+        own, sums = after, sums[-2:]
 
 
 class _Smoothed(NamedTuple):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from n2n_pipeline.spectra import Spectra, ring_mean, undo_shifts
+from n2n_pipeline.spectra import Spectra, keep_on_disk, ring_mean, undo_shifts
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,18 +34,25 @@ class _Match:
         self.spectra = spectra
         n_frames = len(position)
         self.groups = np.array_split(np.arange(n_frames), max(round(n_frames / size), 1))
-        aligned = undo_shifts(spectra, position)
-        self.sums = [aligned[group[0] : group[-1] + 1].sum(dim=0) for group in self.groups]
-        self.total = aligned.sum(dim=0)
+        self.sums = keep_on_disk(spectra.folder, (len(self.groups), len(spectra.ky)))
+        self.total = torch.zeros(len(spectra.ky), dtype=torch.complex64, device=spectra.ky.device)
+        for number, group in enumerate(self.groups):
+            own = undo_shifts(spectra, position, slice(group[0], group[-1] + 1)).sum(dim=0)
+            self.sums[number] = own.cpu()
+            self.total += own
         height, width = spectra.shape
         rows, cols = (spectra.ky * height).round().long() % height, (spectra.kx * width).round().long()
         self.place = rows * (width // 2 + 1) + cols
 
+    def sum_of(self, number: int) -> Tensor:
+        """Return the ``(k,)`` sum of a group's aligned frames."""
+        return self.sums[number].to(self.total.device)
+
     def reference(self, number: int, near: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the mean of the other groups, Wiener-filtered, and the power a frame should share with it."""
         n_others = sum(map(len, self.groups[near])) - len(self.groups[number])
-        total = self.total if near == slice(None) else torch.stack(self.sums[near]).sum(dim=0)
-        mean = (total - self.sums[number]) / max(n_others, 1)
+        total = self.total if near == slice(None) else self.sums[near].to(self.total.device).sum(dim=0)
+        mean = (total - self.sum_of(number)) / max(n_others, 1)
         power = ring_mean(mean.abs().square(), self.spectra)
         signal = (power - 1 / max(n_others, 1)).clamp(min=0)
         wiener = signal / (signal + 1 / max(n_others, 1))
@@ -56,7 +63,7 @@ class _Match:
         reference, _ = self.reference(number)
         height, width = self.spectra.shape
         plane = torch.zeros(height * (width // 2 + 1), dtype=torch.complex64, device=reference.device)
-        plane[self.place] = reference.conj() * self.sums[number]
+        plane[self.place] = reference.conj() * self.sum_of(number)
         likelihood: Tensor = torch.fft.irfft2(plane.reshape(height, -1), s=(height, width)) * (height * width)
         return likelihood - likelihood[0, 0]
 
@@ -76,9 +83,9 @@ class _Match:
     def move(self, number: int, by: tuple[int, int]) -> None:
         """Take a group to lie further along by so many pixels."""
         angle = 2 * torch.pi * (by[0] * self.spectra.ky + by[1] * self.spectra.kx)
-        moved = self.sums[number] * torch.polar(torch.ones_like(angle), angle)
-        self.total += moved - self.sums[number]
-        self.sums[number] = moved
+        moved = self.sum_of(number) * torch.polar(torch.ones_like(angle), angle)
+        self.total += moved - self.sum_of(number)
+        self.sums[number] = moved.cpu()
 
 
 def undo_jumps(spectra: Spectra, position: Floats) -> Floats | None:
@@ -140,7 +147,7 @@ def agrees(spectra: Spectra, position: Floats) -> Floats:
         reference, shared = match.reference(number, slice(max(number - reach, 0), number + reach + 1))
         error = math.sqrt(len(group) * float((spectra.weight * reference.abs().square()).sum()))
         expected = len(group) * float((spectra.weight * shared).sum())
-        found = float((spectra.weight * (reference.conj() * match.sums[number]).real).sum())
+        found = float((spectra.weight * (reference.conj() * match.sum_of(number)).real).sum())
         if expected > VISIBLE * error and found < AGREES * expected:
             verdict[group] = 0.0
     return verdict

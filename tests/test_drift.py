@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from n2n_pipeline.config import AlignConfig
+from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.drift import _kalman, align_store, describe_shifts, estimate_drift
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.simulated import Detector, simulate_movie
-from n2n_pipeline.spectra import choose_bin
+from n2n_pipeline.spectra import choose_bin, read_spectra
 from n2n_pipeline.store import References, Shifts, open_store, write_movie
 
 
@@ -85,6 +89,32 @@ def test_frames_of_another_scene_are_not_claimed_as_aligned(stored):
     assert (confidence[24:32] < 0.5).all()
     assert (confidence[:24] > 0.5).all()
     assert (confidence[32:] > 0.5).all()
+
+
+def test_a_full_disk_is_told_before_anything_is_read(stored, monkeypatch):
+    store = stored(simulate_movie((12, 64, 64), dose=2.0))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"need .*, .* has"):
+        estimate_drift(store)
+
+
+def test_what_is_kept_on_disk_leaves_no_file(stored):
+    store = stored(simulate_movie((12, 64, 64), dose=2.0))
+    before = sorted(store.path.rglob("*"))
+    spectra = read_spectra(CorrectedMovie(store), AlignConfig(), torch.device("cpu"))
+    assert sorted(store.path.rglob("*")) == before
+    assert spectra.values.shape == (12, len(spectra.ky))
+
+
+def test_a_coarser_band_is_the_first_of_the_frequencies(stored):
+    spectra = read_spectra(
+        CorrectedMovie(stored(simulate_movie((4, 60, 75), dose=2.0))), AlignConfig(), torch.device("cpu")
+    )
+    radius, coarse = torch.hypot(spectra.ky, spectra.kx), spectra.within(0.1)
+    assert (radius.diff() > -1e-6).all()
+    assert (spectra.ring.diff() >= 0).all()
+    assert len(coarse.ky) == int((radius <= 0.1).sum()) < len(radius)
+    np.testing.assert_array_equal(coarse.values, spectra.values[:, : len(coarse.ky)])
 
 
 def test_the_table_is_saved_in_the_store(stored):
