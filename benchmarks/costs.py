@@ -1,9 +1,10 @@
 """What a large movie costs, stage by stage: from measured rates, by a model that is checked on other sizes.
 
-Rates are those that ``scaling.py`` measured on its longest movie of small frames; the check is what it measured
-on larger frames. Stages that read every frame go by pixels, and denoising by those that tiles and their halos
-hold. The sweep goes by pixels of the regions that it looks at: so much for each window that it scores, and so much
-for each frame that a window holds. Training goes by updates, whatever the movie.
+Rates are those that ``scaling.py`` measured on its longest movies of small frames; the check is what it measured
+on larger frames. Ingest goes by pixels, as does what align reads; the path goes by what frames are binned to.
+Denoising goes by the pixels that tiles and their halos hold. The sweep goes by pixels of the regions that it
+looks at: so much for each window that it scores, and so much for each frame that a window holds. Training goes by
+updates, whatever the movie.
 
     python benchmarks/scaling.py --parts costs      # prints it
 """
@@ -14,10 +15,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from n2n_pipeline.config import SweepConfig
+from n2n_pipeline.config import AlignConfig, SweepConfig
 from n2n_pipeline.files import read_json
+from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.layout import default_layout
 from n2n_pipeline.risks import REGION_PX
+from n2n_pipeline.spectra import choose_bin
 from n2n_pipeline.sweep import default_windows
 from n2n_pipeline.training.plan import STEPS
 
@@ -32,8 +35,8 @@ UPDATES = STEPS[True]
 KFLOP_PER_PX = {"the CPU's network, on a CPU": 36.9, "the paper's network, on a GPU": 342.7}
 """As ``tiles.py`` counts them, forward. On a CPU doubled features are convolved at the size they have."""
 HALVES = 2
-CORE_PX, HALO_PX = 2048, 128
-"""Of a tile of a large image; the halo is the exact one, which `scaling.py` asks for."""
+CORE_PX, HALO_PX, STRIDE_PX = 2048, 128, 32
+"""Of a tile of a large image; the halo is the exact one, as `scaling.py` asks for."""
 PATCH_PX = 8 * 128**2
 GPU_TFLOPS = 989.0
 """Dense bfloat16 of one H100 SXM, as its maker publishes it."""
@@ -50,7 +53,9 @@ class Rates(NamedTuple):
 
     ingest: float
     """A megapixel of the movie; likewise the next."""
-    align: float
+    align_read: float
+    align_path: float
+    """A megapixel of the binned movie."""
     window: float
     """A megapixel of what is looked at of a frame, for one window of one sampled frame."""
     held: float
@@ -63,28 +68,32 @@ class Rates(NamedTuple):
 
 
 def rates_of(found: dict[str, Any], name: str) -> Rates:
-    """Read the rates that were measured on one movie.
+    """Read the rates that were measured on one movie of every stage.
 
     Two sweeps, over few windows and over all that the movie has frames for, tell the costs of a window apart.
     """
-    n_frames, height, width = found["shapes"][name]
-    area = swept_megapixels((n_frames, height, width))
-    per_mpx = {stage: found[stage]["ms_per_megapixel"][name] / 1e3 for stage in ("ingest", "align", "denoise")}
+    per_mpx = {
+        stage: found[stage]["ms_per_megapixel"][name] / 1e3
+        for stage in ("ingest", "align", "align_read", "denoise")
+    }
+    shape = found["shapes"]["sweep"][name]
+    area = swept_megapixels(shape)
     few = found["sweep_s"][name] / area / MEASURED_FRAMES
     many = found["sweep_all_s"][name] / area / MEASURED_FRAMES
-    every = default_windows(n_frames)
+    every = default_windows(shape[0])
     more, further = len(every) / len(SWEPT), sum(every) / sum(SWEPT)
     held = max(0.0, (many - more * few) / (sum(SWEPT) * (further - more)))
     window = (few - held * sum(SWEPT)) / len(SWEPT)
     train = found["train"]
     return Rates(
         per_mpx["ingest"],
-        per_mpx["align"],
+        per_mpx["align_read"],
+        (per_mpx["align"] - per_mpx["align_read"]) * binning(found["shapes"]["align"][name]) ** 2,
         window,
         held,
         train["start_s"][name],
         train["ms_per_update"][name] / 1e3,
-        per_mpx["denoise"] / tile_cost((n_frames, height, width)),
+        per_mpx["denoise"] / tile_cost(found["shapes"]["denoise"][name]),
     )
 
 
@@ -105,10 +114,14 @@ def tile_cost(shape: Shape) -> float:
     Examples
     --------
     >>> tile_cost((1, 512, 512)), round(tile_cost((1, 4096, 4096)), 3)
-    (2.25, 1.266)
+    (1.0, 1.129)
     """
-    cores = (side / math.ceil(side / CORE_PX) for side in shape[1:])
-    return math.prod((core + 2 * HALO_PX) / core for core in cores)
+    return plan_tiles((shape[1], shape[2]), Tiling(STRIDE_PX, CORE_PX, HALO_PX)).cost
+
+
+def binning(shape: Shape) -> int:
+    """Return by how much frames are binned where drift is found from them."""
+    return choose_bin(shape[0], tuple(shape[1:]), AlignConfig().max_frequency_per_px)
 
 
 def predict(shape: Shape, rates: Rates, sampled: int = SAMPLED_FRAMES) -> dict[str, float]:
@@ -117,7 +130,7 @@ def predict(shape: Shape, rates: Rates, sampled: int = SAMPLED_FRAMES) -> dict[s
     windows = default_windows(shape[0])
     return {
         "ingest": rates.ingest * megapixels,
-        "align": rates.align * megapixels,
+        "align": (rates.align_read + rates.align_path / binning(shape) ** 2) * megapixels,
         "sweep": sampled * area * (rates.window * len(windows) + rates.held * sum(windows)),
         "train": rates.start + UPDATES * rates.update,
         "denoise": rates.denoise * megapixels * tile_cost(shape),
@@ -128,15 +141,14 @@ def print_check(kept: dict[str, Any], rates: Rates) -> None:
     """Print what the model says of the movies with larger frames, beside what was measured."""
     print("\n| movie | stage | model, s | measured, s | measured / model |\n|---|---|---|---|---|")
     found = kept["size"]
-    for name in list(found["shapes"])[1:]:
-        shape = found["shapes"][name]
-        model, megapixels = predict(shape, rates, MEASURED_FRAMES), math.prod(shape) / 1e6
-        stages = [stage for stage in ("ingest", "align", "denoise") if stage in found]
-        measured = {stage: found[stage]["ms_per_megapixel"][name] / 1e3 * megapixels for stage in stages}
-        measured |= {"sweep": found["sweep_all_s"][name]}
-        for stage, seconds in measured.items():
-            ratio = seconds / model[stage]
-            print(f"| {shape} | {stage} | {model[stage]:.2f} | {seconds:.2f} | {ratio:.2f} |")
+    for stage in ("ingest", "align", "sweep", "denoise"):
+        for name, shape in list(found["shapes"][stage].items())[1:]:
+            model = predict(shape, rates, MEASURED_FRAMES)[stage]
+            if stage == "sweep":
+                seconds = found["sweep_all_s"][name]
+            else:
+                seconds = found[stage]["ms_per_megapixel"][name] / 1e3 * math.prod(shape) / 1e6
+            print(f"| {shape} | {stage} | {model:.2f} | {seconds:.2f} | {seconds / model:.2f} |")
 
 
 def on_a_gpu(shape: Shape, seconds: dict[str, float], gpus: int) -> dict[str, float]:

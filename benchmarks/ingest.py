@@ -54,7 +54,7 @@ def make_movie(path: Path, shape: tuple[int, int, int]) -> None:
     with mrcfile.new_mmap(path, shape=shape, mrc_mode=1, overwrite=True) as file:
         file.voxel_size = 1.1
         for t in range(shape[0]):
-            file.data[t] = np.roll(frames[t % 8], (7 * t, 13 * t), (0, 1))
+            file.data[t] = np.roll(frames[t % 8], (7 * t, 13 * t + t // 64), (0, 1))  # none twice
 
 
 def store_with_dask(movie: Path, output: Path) -> None:

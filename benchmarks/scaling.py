@@ -1,22 +1,25 @@
 """Does a frame cost the same in a long movie as in a short one? Time and memory by length, image size and workers.
 
-    python benchmarks/scaling.py                    # 64 to 512 frames of 512 x 512: 8 minutes
+    python benchmarks/scaling.py                    # 1 to 8 times the frames, 1 to 16 times the pixels: 25 minutes
     python benchmarks/scaling.py --parts workers    # some of: length, size, workers, costs
     python benchmarks/scaling.py --parts costs      # only prints what a large movie would cost, from the results
 
 Every stage of every movie runs in a fresh process by the package's functions, after the same stage on a small
-movie, so that start-up and compiling are not counted. Movies take turns, and the best of the rounds counts.
-Memory is the most anonymous memory of the process while the stage ran, imports included. Training makes as many
-updates whatever the movie; its start and its updates are told apart. The sweep compares the same windows on all,
-by 6 frames; what its default windows cost, which reach as far as the movie, is measured besides. Denoising is by
-the device's default network, untrained, without turns. Workers are those of `n2n-pipeline denoise --cluster
-local:N`, whole command.
+movie, so that start-up and compiling are not counted. A stage has movies of its own, the shortest of which takes
+it a second or more: what a call costs once is little of that. Movies take turns, and the best of the rounds
+counts. Memory is the most anonymous memory of the process while the stage ran, imports included. Training makes
+as many updates whatever the movie, from frames in 0.1 GB of memory, which the shortest movie fills; its start and
+its updates are told apart. The sweep compares the same windows on all, by 6 frames; what its default windows
+cost, which reach as far as the movie, is measured besides. `align_read` is an alignment by so coarse a band that
+reading is its work. Denoising is by the device's default network, untrained, without turns. Workers are those of
+`n2n-pipeline denoise --cluster local:N`, whole command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -32,11 +35,12 @@ from typing import Any
 import mrcfile
 import numpy as np
 import torch
-from costs import print_costs, swept_megapixels
+from costs import CORE_PX, print_costs, swept_megapixels
+from ingest import make_movie as make_still_movie
 
 import n2n_pipeline as n2n
 from n2n_pipeline.checkpoint import ModelCard, save_model
-from n2n_pipeline.config import DenoiseConfig, RunConfig, SweepConfig, TileConfig, TrainConfig
+from n2n_pipeline.config import AlignConfig, DenoiseConfig, RunConfig, SweepConfig, TileConfig, TrainConfig
 from n2n_pipeline.device import set_threads, tune_allocator
 from n2n_pipeline.files import read_json
 from n2n_pipeline.model import UNet
@@ -44,20 +48,34 @@ from n2n_pipeline.progress import set_quiet
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.starting import default_network
 
+Figures = dict[str, float]
+Shape = tuple[int, int, int]
+
 RESULTS = Path(__file__).parent / "results"
-FRAMES, SIDE = 64, 512
 TIMES = (1, 2, 4, 8)
-SIDES = (512, 1024, 2048)
-FRAMES_OF_SIZES = 16
+LENGTHS: dict[str, Shape] = {
+    "ingest": (256, 1024, 1024),
+    "align": (256, 512, 512),
+    "sweep": (64, 512, 512),
+    "train": (96, 512, 512),
+    "denoise": (64, 384, 384),
+}
+SIZES: dict[str, tuple[Shape, ...]] = {
+    "ingest": ((256, 1024, 1024), (64, 2048, 2048), (16, 4096, 4096)),
+    "align": ((128, 512, 512), (128, 1024, 1024), (128, 2048, 2048)),
+    "sweep": ((64, 512, 512), (64, 1024, 1024), (64, 2048, 2048)),
+    "train": ((96, 512, 512), (96, 1024, 1024), (96, 2048, 2048)),
+    "denoise": ((48, 512, 512), (12, 1024, 1024), (4, 2048, 2048)),
+}
+TINY: Shape = (16, 192, 192)
+SPREAD: Shape = (64, 512, 512)
 WORKERS = (1, 2)
 WINDOW, WINDOWS = 16, (2, 4, 8, 16, 32)
 SAMPLED_FRAMES = 6
-STEPS = (4, 20)
+STEPS = (4, 24)
 TOLERANCE = 1.1
 DRIFT_PX = 48
-
-Figures = dict[str, float]
-Shape = tuple[int, int, int]
+COARSE = 1 / 32  # cycles per px
 
 
 def make_movie(path: Path, shape: Shape) -> None:
@@ -89,6 +107,11 @@ def align(movie: Path, work: Path, device: str) -> None:
     n2n.align(movie.with_suffix(".zarr"), device=device)
 
 
+def align_read(movie: Path, work: Path, device: str) -> None:
+    """Estimate its drift by so little of the frames that reading them is the work."""
+    n2n.align(movie.with_suffix(".zarr"), AlignConfig(max_frequency_per_px=COARSE), device=device)
+
+
 def sweep(movie: Path, work: Path, device: str) -> None:
     """Compare the same windows on every movie."""
     n2n.sweep(
@@ -106,7 +129,7 @@ def sweep_all(movie: Path, work: Path, device: str) -> None:
 
 def train(movie: Path, work: Path, device: str, steps: int = STEPS[0]) -> None:
     """Make some updates."""
-    config = RunConfig(device=device, train=TrainConfig(steps=steps, window=WINDOW))
+    config = RunConfig(device=device, train=TrainConfig(steps=steps, window=WINDOW, memory_gb=0.1))
     n2n.train([movie.with_suffix(".zarr")], work / "model", config)
 
 
@@ -117,13 +140,14 @@ def train_on(movie: Path, work: Path, device: str) -> None:
 
 def denoise(movie: Path, work: Path, device: str) -> None:
     """Denoise the movie."""
-    config = DenoiseConfig(tile=TileConfig(halo_px="exact"), augment="off", memory_gb=1.0)
+    config = DenoiseConfig(tile=TileConfig(core_px=CORE_PX, halo_px="exact"), augment="off", memory_gb=1.0)
     n2n.denoise(movie.with_suffix(".zarr"), movie.parent / "model", work / "denoised.zarr", config, device)
 
 
 STAGES: dict[str, Callable[[Path, Path, str], None]] = {
     "ingest": ingest,
     "align": align,
+    "align_read": align_read,
     "sweep": sweep,
     "sweep_all": sweep_all,
     "train": train,
@@ -145,7 +169,7 @@ def watch(ended: threading.Event, peak: list[float]) -> None:
 
 
 def measure(stage: str, movie: Path, device: str) -> Figures:
-    """Run a stage in this process, on a small movie first; leave what it stored beside the movie."""
+    """Run a stage in this process, on a small movie first."""
     set_quiet(True)
     tune_allocator()
     set_threads()
@@ -156,13 +180,13 @@ def measure(stage: str, movie: Path, device: str) -> Figures:
         ended, peak = threading.Event(), [anonymous_mib()]
         watcher = threading.Thread(target=watch, args=(ended, peak))
         watcher.start()
-        wall, cpu = time.perf_counter(), time.process_time()
-        STAGES[stage](movie, work, device)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        ended.set()
-        watcher.join()
-        if stage == "ingest" and not movie.with_suffix(".zarr").exists():
-            shutil.move(work / "movie.zarr", movie.with_suffix(".zarr"))
+        try:
+            wall, cpu = time.perf_counter(), time.process_time()
+            STAGES[stage](movie, work, device)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        finally:
+            ended.set()
+            watcher.join()
     return {"seconds": wall, "cpu_seconds": cpu, "peak_anonymous_mib": peak[0]}
 
 
@@ -180,42 +204,58 @@ def best(rounds: Sequence[Figures]) -> Figures:
     return {key: round(min(one[key] for one in rounds), 4) for key in rounds[0]}
 
 
-def compare(folder: Path, shapes: dict[str, Shape], told: argparse.Namespace) -> dict[str, Any]:
+def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Namespace) -> dict[str, Any]:
     """Run every stage on movies of some shapes, in turns; return its best figures."""
     make_model(folder / "model", told.device)
-    for name, shape in {"small": (16, 192, 192), **shapes}.items():
-        make_movie(folder / f"{name}.mrc", shape)
-    in_small = folder / "small.zarr"
-    n2n.ingest(folder / "small.mrc", in_small)
-    n2n.align(in_small)
-    found: dict[str, dict[str, list[Figures]]] = {stage: {name: [] for name in shapes} for stage in STAGES}
-    for number in range(told.rounds):
-        for stage in STAGES:
-            for name in shapes:
-                if number == 0 or stage != "sweep_all":
-                    found[stage][name].append(in_fresh_process(stage, folder / f"{name}.mrc", told.device))
-                    print(f"round {number + 1}: {stage} {name} {found[stage][name][-1]}", flush=True)
+    store(folder / "small.mrc", (16, 192, 192))
+    found: dict[str, dict[str, list[Figures]]] = {stage: {} for stage in STAGES}
+    for kind, movies in shapes.items():
+        for name, shape in movies.items():
+            make_still_movie(folder / f"{name}.mrc", shape) if kind == "ingest" else store(
+                folder / f"{name}.mrc", shape
+            )
+        stages = [stage for stage in STAGES if stage.partition("_")[0] == kind]
+        for number in range(told.rounds):
+            for stage in stages:
+                for name in movies:
+                    if number == 0 or stage != "sweep_all":
+                        figures = in_fresh_process(stage, folder / f"{name}.mrc", told.device)
+                        found[stage].setdefault(name, []).append(figures)
+                        print(f"round {number + 1}: {stage} {name} {figures}", flush=True)
+        for name in movies:
+            (folder / f"{name}.mrc").unlink()
+            shutil.rmtree(folder / f"{name}.zarr", ignore_errors=True)
     return {stage: {name: best(rounds) for name, rounds in movies.items()} for stage, movies in found.items()}
 
 
-def per_unit(found: dict[str, Any], shapes: dict[str, Shape]) -> dict[str, Any]:
+def store(movie: Path, shape: Shape) -> None:
+    """Make a movie, and a store of it that is aligned."""
+    make_movie(movie, shape)
+    n2n.ingest(movie, movie.with_suffix(".zarr"))
+    n2n.align(movie.with_suffix(".zarr"))
+
+
+def per_unit(found: dict[str, Any], shapes: dict[str, dict[str, Shape]]) -> dict[str, Any]:
     """Return what a megapixel of a movie, or an update, takes, and whether it is the same for all."""
     summary: dict[str, Any] = {}
-    megapixels = {name: float(np.prod(shape)) / 1e6 for name, shape in shapes.items()}
-    for stage in ("ingest", "align", "denoise"):
-        costs = {name: found[stage][name]["seconds"] / megapixels[name] for name in shapes}
+    for stage in ("ingest", "align", "align_read", "denoise"):
+        movies = shapes[stage.partition("_")[0]]
+        costs = {name: found[stage][name]["seconds"] / math.prod(shape) * 1e6 for name, shape in movies.items()}
         summary[stage] = describe(costs, found[stage], "ms_per_megapixel", 1e3)
-    costs = {name: found["sweep"][name]["seconds"] / swept_megapixels(shape) for name, shape in shapes.items()}
+    swept = {name: swept_megapixels(shape) for name, shape in shapes["sweep"].items()}
+    costs = {name: found["sweep"][name]["seconds"] / area for name, area in swept.items()}
     summary["sweep"] = describe(costs, found["sweep"], "ms_per_megapixel_looked_at", 1e3)
     more = STEPS[1] - STEPS[0]
-    pairs = {name: (found["train"][name]["seconds"], found["train_on"][name]["seconds"]) for name in shapes}
+    pairs = {
+        name: (found["train"][name]["seconds"], found["train_on"][name]["seconds"]) for name in shapes["train"]
+    }
     updates = {name: (long - short) / more for name, (short, long) in pairs.items()}
     summary["train"] = describe(updates, found["train_on"], "ms_per_update", 1e3)
     summary["train"]["start_s"] = {
         name: round(short - STEPS[0] * updates[name], 2) for name, (short, _) in pairs.items()
     }
-    summary["sweep_s"] = {name: round(figures["seconds"], 2) for name, figures in found["sweep"].items()}
-    summary["sweep_all_s"] = {name: round(figures["seconds"], 2) for name, figures in found["sweep_all"].items()}
+    for stage in ("sweep", "sweep_all"):
+        summary[f"{stage}_s"] = {name: round(figures["seconds"], 2) for name, figures in found[stage].items()}
     return summary
 
 
@@ -234,13 +274,16 @@ def describe(costs: Figures, figures: dict[str, Figures], unit: str, factor: flo
 
 def compare_length(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
     """Compare movies of 1 to 8 times the frames."""
-    shapes = {f"{times}x": (times * told.frames, told.side, told.side) for times in TIMES}
+    bases = dict.fromkeys(LENGTHS, TINY) if told.tiny else LENGTHS
+    shapes = {stage: {f"{n}x": (n * base[0], *base[1:]) for n in TIMES} for stage, base in bases.items()}
     return {"shapes": shapes, **per_unit(compare(folder, shapes, told), shapes)}
 
 
 def compare_size(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
     """Compare movies of larger and larger frames."""
-    shapes = {f"{side} px": (FRAMES_OF_SIZES, side, side) for side in told.sides}
+    tiny = (TINY, (TINY[0], 2 * TINY[1], 2 * TINY[2]))
+    sizes = dict.fromkeys(SIZES, tiny) if told.tiny else SIZES
+    shapes = {stage: {f"{shape[1]} px": shape for shape in of_stage} for stage, of_stage in sizes.items()}
     return {"shapes": shapes, **per_unit(compare(folder, shapes, told), shapes)}
 
 
@@ -248,8 +291,8 @@ def compare_workers(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
     """Denoise with the command, spread over worker processes."""
     make_model(folder / "model", told.device)
     movie = folder / "movie.mrc"
-    make_movie(movie, (4 * told.frames, told.side, told.side))
-    n2n.ingest(movie, movie.with_suffix(".zarr"))
+    shape = TINY if told.tiny else SPREAD
+    store(movie, shape)
     start = [sys.executable, "-c", "from n2n_pipeline.cli import main; main()", "denoise"]
     fixed = ["-m", str(folder / "model"), "--device", told.device, "--quiet", "--set", "denoise.augment=off"]
     found: dict[str, list[float]] = {f"local:{n}": [] for n in WORKERS} | {"threads": []}
@@ -262,7 +305,7 @@ def compare_workers(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
             seconds.append(round(time.perf_counter() - began, 2))
             print(f"round {number + 1}: {cluster} {seconds[-1]} s", flush=True)
     least = {cluster: min(seconds) for cluster, seconds in found.items()}
-    return {"shape": (4 * told.frames, told.side, told.side), "seconds": least, "rounds": found}
+    return {"shape": shape, "seconds": least, "rounds": found}
 
 
 PARTS = {"length": compare_length, "size": compare_size, "workers": compare_workers}
@@ -274,9 +317,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "costs"], default=[*PARTS, "costs"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of frames, in px")
-    parser.add_argument("--side", type=int, default=SIDE, help="of the frames of long movies, in px")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="of the shortest movie")
+    parser.add_argument("--tiny", action="store_true", help="movies of toy sizes, to see that it runs")
     parser.add_argument("--child", nargs=2, metavar=("STAGE", "MOVIE"), help=argparse.SUPPRESS)
     told = parser.parse_args()
     set_quiet(True)

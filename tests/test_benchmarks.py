@@ -75,16 +75,18 @@ def test_a_model_of_costs_gives_back_what_it_was_fitted_to(benchmarks):
     area = 512 * 512 / 1e6
     sweep = {w: costs.MEASURED_FRAMES * area * (0.01 * len(w) + 0.002 * sum(w)) for w in (costs.SWEPT, windows)}
     found = {
-        stage: {"ms_per_megapixel": {"8x": rate}} for stage, rate in (("ingest", 5), ("align", 7), ("denoise", 90))
+        stage: {"ms_per_megapixel": {"8x": rate}}
+        for stage, rate in (("ingest", 5), ("align", 7), ("align_read", 4), ("denoise", 90))
     }
     found |= {
-        "shapes": {"8x": shape},
+        "shapes": {stage: {"8x": shape} for stage in ("sweep", "align", "denoise")},
         "sweep_s": {"8x": sweep[costs.SWEPT]},
         "sweep_all_s": {"8x": sweep[windows]},
         "train": {"start_s": {"8x": 2.0}, "ms_per_update": {"8x": 100.0}},
     }
     predicted = costs.predict(shape, costs.rates_of(found, "8x"), costs.MEASURED_FRAMES)
     assert predicted["sweep"] == pytest.approx(sweep[windows])
+    assert predicted["align"] == pytest.approx(0.007 * 512 * area)
     assert predicted["denoise"] == pytest.approx(0.09 * 512 * area)
     assert predicted["train"] == pytest.approx(2 + costs.UPDATES * 0.1)
 
