@@ -54,11 +54,11 @@ Shape = tuple[int, int, int]
 RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 2, 4, 8)
 LENGTHS: dict[str, Shape] = {
-    "ingest": (256, 1024, 1024),
+    "ingest": (768, 1024, 1024),
     "align": (256, 512, 512),
     "sweep": (64, 512, 512),
     "train": (96, 512, 512),
-    "denoise": (64, 384, 384),
+    "denoise": (128, 384, 384),
 }
 SIZES: dict[str, tuple[Shape, ...]] = {
     "ingest": ((256, 1024, 1024), (64, 2048, 2048), (16, 4096, 4096)),
@@ -211,9 +211,8 @@ def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Na
     found: dict[str, dict[str, list[Figures]]] = {stage: {} for stage in STAGES}
     for kind, movies in shapes.items():
         for name, shape in movies.items():
-            make_still_movie(folder / f"{name}.mrc", shape) if kind == "ingest" else store(
-                folder / f"{name}.mrc", shape
-            )
+            make = make_still_movie if kind == "ingest" else store
+            make(folder / f"{name}.mrc", shape)
         stages = [stage for stage in STAGES if stage.partition("_")[0] == kind]
         for number in range(told.rounds):
             for stage in stages:
@@ -236,27 +235,36 @@ def store(movie: Path, shape: Shape) -> None:
 
 
 def per_unit(found: dict[str, Any], shapes: dict[str, dict[str, Shape]]) -> dict[str, Any]:
-    """Return what a megapixel of a movie, or an update, takes, and whether it is the same for all."""
+    """Return what a megapixel of a movie takes, whether it is the same for all, and what sweep and train take."""
     summary: dict[str, Any] = {}
     for stage in ("ingest", "align", "align_read", "denoise"):
-        movies = shapes[stage.partition("_")[0]]
+        movies = shapes.get(stage.partition("_")[0], {})
         costs = {name: found[stage][name]["seconds"] / math.prod(shape) * 1e6 for name, shape in movies.items()}
-        summary[stage] = describe(costs, found[stage], "ms_per_megapixel", 1e3)
-    swept = {name: swept_megapixels(shape) for name, shape in shapes["sweep"].items()}
-    costs = {name: found["sweep"][name]["seconds"] / area for name, area in swept.items()}
-    summary["sweep"] = describe(costs, found["sweep"], "ms_per_megapixel_looked_at", 1e3)
-    more = STEPS[1] - STEPS[0]
-    pairs = {
-        name: (found["train"][name]["seconds"], found["train_on"][name]["seconds"]) for name in shapes["train"]
-    }
-    updates = {name: (long - short) / more for name, (short, long) in pairs.items()}
-    summary["train"] = describe(updates, found["train_on"], "ms_per_update", 1e3)
-    summary["train"]["start_s"] = {
-        name: round(short - STEPS[0] * updates[name], 2) for name, (short, _) in pairs.items()
-    }
-    for stage in ("sweep", "sweep_all"):
-        summary[f"{stage}_s"] = {name: round(figures["seconds"], 2) for name, figures in found[stage].items()}
+        if movies:
+            summary[stage] = describe(costs, found[stage], "ms_per_megapixel", 1e3)
+    if "sweep" in shapes:
+        summary |= per_sweep(found, shapes["sweep"])
+    if "train" in shapes:
+        summary["train"] = per_update(found, shapes["train"])
     return summary
+
+
+def per_sweep(found: dict[str, Any], movies: dict[str, Shape]) -> dict[str, Any]:
+    """Return what a megapixel that a sweep looks at takes, and how long whole ones take."""
+    costs = {name: found["sweep"][name]["seconds"] / swept_megapixels(shape) for name, shape in movies.items()}
+    seconds = {
+        f"{stage}_s": {name: round(figures["seconds"], 2) for name, figures in found[stage].items()}
+        for stage in ("sweep", "sweep_all")
+    }
+    return {"sweep": describe(costs, found["sweep"], "ms_per_megapixel_looked_at", 1e3), **seconds}
+
+
+def per_update(found: dict[str, Any], movies: dict[str, Shape]) -> dict[str, Any]:
+    """Return what an update takes, and what comes before the first."""
+    pairs = {name: (found["train"][name]["seconds"], found["train_on"][name]["seconds"]) for name in movies}
+    updates = {name: (long - short) / (STEPS[1] - STEPS[0]) for name, (short, long) in pairs.items()}
+    start = {name: round(short - STEPS[0] * updates[name], 2) for name, (short, _) in pairs.items()}
+    return {**describe(updates, found["train_on"], "ms_per_update", 1e3), "start_s": start}
 
 
 def describe(costs: Figures, figures: dict[str, Figures], unit: str, factor: float) -> dict[str, Any]:
@@ -275,7 +283,7 @@ def describe(costs: Figures, figures: dict[str, Figures], unit: str, factor: flo
 def compare_length(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
     """Compare movies of 1 to 8 times the frames."""
     bases = dict.fromkeys(LENGTHS, TINY) if told.tiny else LENGTHS
-    shapes = {stage: {f"{n}x": (n * base[0], *base[1:]) for n in TIMES} for stage, base in bases.items()}
+    shapes = {stage: {f"{n}x": (n * bases[stage][0], *bases[stage][1:]) for n in TIMES} for stage in told.stages}
     return {"shapes": shapes, **per_unit(compare(folder, shapes, told), shapes)}
 
 
@@ -283,7 +291,7 @@ def compare_size(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
     """Compare movies of larger and larger frames."""
     tiny = (TINY, (TINY[0], 2 * TINY[1], 2 * TINY[2]))
     sizes = dict.fromkeys(SIZES, tiny) if told.tiny else SIZES
-    shapes = {stage: {f"{shape[1]} px": shape for shape in of_stage} for stage, of_stage in sizes.items()}
+    shapes = {stage: {f"{shape[1]} px": shape for shape in sizes[stage]} for stage in told.stages}
     return {"shapes": shapes, **per_unit(compare(folder, shapes, told), shapes)}
 
 
@@ -315,6 +323,7 @@ def main() -> None:
     """Measure, keep the figures, and print what a large movie would cost."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "costs"], default=[*PARTS, "costs"])
+    parser.add_argument("--stages", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="of length and size")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tiny", action="store_true", help="movies of toy sizes, to see that it runs")
@@ -328,7 +337,10 @@ def main() -> None:
     kept: dict[str, Any] = read_json(file) or {}
     for part in (part for part in told.parts if part in PARTS):
         with tempfile.TemporaryDirectory() as folder:
-            kept[part] = PARTS[part](Path(folder), told)
+            found = PARTS[part](Path(folder), told)
+        if part != "workers":
+            found["shapes"] = kept.get(part, {}).get("shapes", {}) | found["shapes"]
+        kept[part] = kept.get(part, {}) | found
         print(part, json.dumps(kept[part], indent=1), flush=True)
         kept |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         kept |= {"torch": torch.__version__, "n2n_pipeline": n2n.__version__}

@@ -13,7 +13,9 @@ Shifts are in pixels ``(y, x)``, added to a frame-0 coordinate to find it in fra
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,32 +210,31 @@ def _observe(spectra: Spectra, position: Floats, band: float) -> tuple[Floats, F
     wave = 2 * torch.pi * torch.stack((spectra.ky, spectra.kx))
     # A ring's mean power strays by 1 / √(frequencies in it); what is no more than that is not taken for signal.
     noise = 1 + ring_sum(torch.ones_like(spectra.weight), spectra).rsqrt()
-    gradient, information = [], []
-    for own, total, n_near in _with_neighbours(spectra, position):
+    slope, known = np.empty_like(position), np.empty_like(position)
+    for piece, own, total, n_near in _with_neighbours(spectra, position):
         power = ring_mean((total / n_near).abs().square(), spectra)
         signal = (power - noise / n_near).clamp(min=0) * (n_near / max(n_near - 1, 1))
         wiener = signal / (signal + 1 / max(n_near - 1, 1))
         others = total.conj() / max(n_near - 1, 1)  # a frame's own part of it adds nothing imaginary
-        gradient.append(-(own @ (spectra.weight * wiener * others * wave).T).imag)
-        fisher = (spectra.weight * wiener * signal * wave.square()).sum(dim=1)
-        information.append(fisher.expand(len(own), 2))
-    slope = torch.cat(gradient).double().cpu().numpy()
-    known = torch.cat(information).double().cpu().numpy().clip(min=1e-9)
+        slope[piece] = -(own @ (spectra.weight * wiener * others * wave).T).imag.cpu()
+        known[piece] = (spectra.weight * wiener * signal * wave.square()).sum(dim=1).clamp(min=1e-9).cpu()
     reach = 1 / (8 * band)  # an eighth of the finest wave: beyond it the parabola is not trusted
     return np.asarray(position + np.clip(slope / known, -reach, reach)), known
 
 
-def _with_neighbours(spectra: Spectra, position: Floats) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield each piece's aligned ``(t, k)`` frames, their sum with those of the pieces beside it, and how many."""
-    own, sums = None, []
-    for piece in [*cut_frames(len(position)), None]:
-        after = None if piece is None else undo_shifts(spectra, position, piece)
+def _with_neighbours(spectra: Spectra, position: Floats) -> Iterator[tuple[slice, Tensor, Tensor, int]]:
+    """Yield every piece, its aligned ``(t, k)`` frames, and the sum and number of these and those beside it."""
+    pieces = cut_frames(len(position))
+    aligned = (undo_shifts(spectra, position, piece) for piece in pieces)
+    own = next(aligned)
+    near = deque([(own.sum(dim=0), len(own))], maxlen=3)
+    for piece, after in zip_longest(pieces, aligned):
         if after is not None:
-            sums.append((after.sum(dim=0), len(after)))
-        if own is not None:
-            near = sums[-2 if after is None else -3 :]
-            yield own, sum((total for total, _ in near), torch.zeros_like(own[0])), sum(count for _, count in near)
-        own, sums = after, sums[-2:]
+            near.append((after.sum(dim=0), len(after)))
+        elif len(near) == 3:
+            near.popleft()
+        yield piece, own, torch.stack([total for total, _ in near]).sum(dim=0), sum(count for _, count in near)
+        own = after
 
 
 class _Smoothed(NamedTuple):

@@ -12,7 +12,8 @@ scored in its place: half of the frames, and the other half, denoised and averag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +61,11 @@ class Risks(NamedTuple):
 
 
 def measure_risks(
-    movie: CorrectedMovie, windows: tuple[int, ...], frames: Sequence[int], estimators: Sequence[Estimator]
+    movie: CorrectedMovie,
+    windows: tuple[int, ...],
+    frames: Sequence[int],
+    estimators: Sequence[Estimator],
+    threads: int = 1,
 ) -> Risks:
     """Predict held-out frames from windows around them.
 
@@ -74,16 +79,25 @@ def measure_risks(
         Those that are held out.
     estimators : sequence of Estimator
         What predicts a frame from a window.
+    threads : int
+        Regions of frames that are looked at at a time.
     """
     regions = _regions(movie.store.info.shape[1:])
     scores = []
-    with progress("sweep", len(frames), "frames") as advance:
-        for t in frames:
-            if stop_requested():
-                raise Stopped(movie.store.path)
-            parts = [_score_frame(movie, t, windows, region, estimators) for region in regions]
-            scores.append(_Score(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))))
-            advance(1)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        found = pool.map(
+            lambda place: _score_frame(movie, place[0], windows, place[1], estimators), product(frames, regions)
+        )
+        with progress("sweep", len(frames), "frames") as advance:
+            for _ in frames:
+                if stop_requested():
+                    raise Stopped(movie.store.path)
+                parts = list(islice(found, len(regions)))
+                scores.append(_Score(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))))
+                advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
     risk, signal, pixels, moments = (np.stack(part) for part in zip(*scores, strict=True))
     fields = [field for region in regions for field in _fields(region)]
     seen = np.maximum(pixels, 1)
@@ -169,7 +183,7 @@ def _score_frame(
     """Predict frame t from each window by each estimator."""
     frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
     risks: list[list[Floats]] = []
-    kept: list[Floats] = []
+    products = np.empty((0, 0), np.float32)
     signal = pixels = np.empty(0)
     n_frames = movie.store.info.shape[0]
     spans = [window_frames(n_frames, t, window + 1) for window in windows]
@@ -178,11 +192,14 @@ def _score_frame(
             seen = valid & (count.sum(axis=0) > 0)
             pixels = _sum_fields(seen)
             signal = _sum_fields(_mean(total, count, movie.typical_value) * frame * seen)
-        guesses = [estimate(total, count) for estimate in estimators]
-        risks.append([_sum_fields(guess * (guess - 2.0 * frame) * seen) for guess in guesses])
-        kept.extend((guess[seen] - movie.typical_value).astype(np.float32) for guess in guesses)
-    kept += [np.ones_like(kept[0]), (frame[seen] - movie.typical_value).astype(np.float32)]
-    products = np.stack(kept)
+            products = np.empty((len(windows) * len(estimators) + 2, int(seen.sum())), np.float32)
+            products[-2], products[-1] = 1.0, frame[seen] - movie.typical_value
+        of_window = products[len(risks) * len(estimators) :]
+        risks.append([])
+        for estimate, row in zip(estimators, of_window, strict=False):
+            guess = estimate(total, count)
+            risks[-1].append(_sum_fields(guess * (guess - 2.0 * frame) * seen))
+            row[:] = guess[seen] - movie.typical_value
     return _Score(np.array(risks), signal, pixels, (products @ products.T)[..., None].astype(np.float64))
 
 

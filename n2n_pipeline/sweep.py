@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from n2n_pipeline.checkpoint import Denoiser, load_model
 from n2n_pipeline.config import SweepConfig
@@ -108,7 +109,8 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
     if denoiser is not None and not denoiser.card.ladder:
         risks = measure_risks(movie, windows, frames, [denoise_halves(movie, denoiser)])
         return choose_window(risks, windows, (None,))
-    risks = measure_risks(movie, windows, frames, [filter_mean(movie, sigma) for sigma in FILTERS_PX])
+    filters = [filter_mean(movie, sigma) for sigma in FILTERS_PX]
+    risks = measure_risks(movie, windows, frames, filters, torch.get_num_threads())
     if denoiser is not None:
         at_once: Floats | None = score_ladder(movie, denoiser, frames)
     else:

@@ -173,17 +173,27 @@ def inputs_for(
     return Inputs(movie, card.target, frame_of_reference, card.mean, card.ladder)
 
 
-def keep_chunks(store: MovieStore, budget_bytes: int) -> MovieStore:
-    """Return a store that keeps chunks it has decoded, up to so many bytes; any thread may read from it."""
-    kept = _KeptChunks(store.array, budget_bytes)
+def keep_chunks(store: MovieStore, budget_bytes: int, back_frames: int) -> MovieStore:
+    """Return a store that keeps chunks it has decoded; any thread may read from it.
+
+    Parameters
+    ----------
+    store : MovieStore
+        The movie.
+    budget_bytes : int
+        How much is kept.
+    back_frames : int
+        How far reading goes back at most; what lies further before the frames that are read is let go.
+    """
+    kept = _KeptChunks(store.array, budget_bytes, back_frames)
     return replace(store, array=cast("zarr.Array[Any]", kept))
 
 
 class _KeptChunks:
     """A Zarr array that remembers the chunks used last; everything but reading is the array's own."""
 
-    def __init__(self, array: zarr.Array[Any], budget_bytes: int) -> None:
-        self._array = array
+    def __init__(self, array: zarr.Array[Any], budget_bytes: int, back_frames: int) -> None:
+        self._array, self._back = array, back_frames
         self._chunks: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
         self._bytes, self._budget = 0, budget_bytes
         self._lock = threading.Lock()
@@ -198,6 +208,7 @@ class _KeptChunks:
             for part, chunk in zip(wanted, self._array.chunks, strict=True)
         ]
         found = self._load(indices)
+        self._let_go(wanted[0].start - self._back)
         result = np.empty([part.size for part in wanted], self._array.dtype)
         for index, chunk in found.items():
             target, source = zip(*map(_meet, wanted, index, self._array.chunks, chunk.shape), strict=True)
@@ -239,6 +250,12 @@ class _KeptChunks:
         self._chunks.move_to_end(index)
         while self._bytes > self._budget and self._chunks:
             self._bytes -= self._chunks.popitem(last=False)[1].nbytes
+
+    def _let_go(self, frame: int) -> None:
+        """Forget chunks that end before a frame."""
+        with self._lock:
+            for index in [index for index in self._chunks if (index[0] + 1) * self._array.chunks[0] <= frame]:
+                self._bytes -= self._chunks.pop(index).nbytes
 
 
 def _meet(wanted: Range, index: int, side: int, size: int) -> tuple[slice, slice]:

@@ -166,9 +166,13 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
     """
     movie, denoiser = open_store(order.store), load_model(order.model, order.device)
     config, card, budget = order.config, denoiser.card, memory_budget(order.config.memory_gb)
+    part = _resolve_part(movie, config)
+    shape = (part[0].size, part[1].size, part[2].size)
+    layout = default_layout(shape, movie.info.dtype if config.dtype == "source" else config.dtype)
     # The next window shows most frames again; of a single frame only what tiles share is read twice.
     kept_bytes = budget // 4 if movie.info.shape[0] > 1 else min(budget // 4, SHARED_BYTES)
-    kept = CorrectedMovie(keep_chunks(movie, kept_bytes))
+    back = layout.shards[0] + max((*card.ladder, config.window or card.window))
+    kept = CorrectedMovie(keep_chunks(movie, kept_bytes, back))
     inputs = inputs_for(kept, card, config.frame_of_reference, config.window)
     if config.window_map and not inputs.ladder:
         what = f"averages {inputs.window} frames everywhere, so that there is nothing to map"
@@ -181,9 +185,6 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
         "frame_of_reference": config.frame_of_reference,
         "settings": config.model_dump(mode="json", exclude={"memory_gb", "window"}),
     }
-    part = _resolve_part(movie, config)
-    shape = (part[0].size, part[1].size, part[2].size)
-    layout = default_layout(shape, movie.info.dtype if config.dtype == "source" else config.dtype)
     choice = choice or (None if restart else begun_choice(order.output, settled, denoiser.device.type))
     if choice is None:
         shards = fit_layout(layout, budget // (1 + 2 * config.halves + config.window_map)).shards

@@ -37,9 +37,9 @@ def cuts(draw, size):
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), budget=st.integers(0, 30_000))
-def test_kept_chunks_are_the_array_whatever_the_budget(store, data, budget):
-    kept = keep_chunks(store, budget).array
+@given(data=st.data(), budget=st.integers(0, 30_000), back=st.integers(0, 9))
+def test_kept_chunks_are_the_array_whatever_the_budget(store, data, budget, back):
+    kept = keep_chunks(store, budget, back).array
     expected = np.asarray(store.array[...])
     for _ in range(3):
         region = tuple(data.draw(cuts(size)) for size in SHAPE)
@@ -49,17 +49,26 @@ def test_kept_chunks_are_the_array_whatever_the_budget(store, data, budget):
 @settings(deadline=None, max_examples=20)
 @given(data=st.data(), budget=st.integers(0, 5000))
 def test_kept_chunks_of_a_single_frame_are_the_frame(montage, data, budget):
-    kept, expected = keep_chunks(montage, budget).array, np.asarray(montage.array[...])
+    kept, expected = keep_chunks(montage, budget, 1).array, np.asarray(montage.array[...])
     for _ in range(3):
         region = (slice(0, 1), *(data.draw(cuts(size)) for size in montage.info.shape[1:]))
         np.testing.assert_array_equal(kept[region], expected[region])
 
 
 def test_kept_chunks_stay_within_the_budget(store):
-    kept = keep_chunks(store, 5000)
+    kept = keep_chunks(store, 5000, 9)
     for row in range(40):
         kept.read(slice(0, 9), slice(row, row + 1), slice(0, 30))
         assert sum(chunk.nbytes for chunk in kept.array._chunks.values()) <= 5000
+
+
+def test_chunks_that_reading_has_left_behind_are_let_go(store):
+    kept = keep_chunks(store, 10**6, back_frames=2)
+    per_chunk = store.array.chunks[0]
+    for t in range(9):
+        kept.read(slice(t, t + 1), slice(0, 40), slice(0, 30))
+        held = {index[0] for index in kept.array._chunks}
+        assert held == {k for k in range(t // per_chunk + 1) if (k + 1) * per_chunk > t - 2}
 
 
 def test_a_tile_past_the_ends_reads_mirrored_halves(store):
