@@ -151,6 +151,20 @@ def print_check(kept: dict[str, Any], rates: Rates) -> None:
             print(f"| {shape} | {stage} | {model:.2f} | {seconds:.2f} | {seconds / model:.2f} |")
 
 
+def print_flatness(part: dict[str, Any]) -> None:
+    """Print what a unit of work takes on every movie of a part, in time and in memory."""
+    names = list(part["shapes"]["align"])
+    columns = [*names, "most over least", *(f"MiB, {names[0]}", *names[1:]), "most over least"]
+    print("\n| | first movie | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 2) + "|")
+    for stage in ("ingest", "align", "sweep", "train", "denoise"):
+        found, first = part[stage], next(iter(part["shapes"][stage].values()))
+        unit = next(key for key in found if key.startswith("ms_per"))
+        cells = [*found[unit].values(), found["time_most_over_least"]]
+        cells += [*found["peak_anonymous_mib"].values(), found["memory_most_over_least"]]
+        what = f"{stage}, {unit.replace('_', ' ')} | {' × '.join(map(str, first))}"
+        print(f"| {what} | " + " | ".join(f"{cell:.3g}" for cell in cells) + " |")
+
+
 def on_a_gpu(shape: Shape, seconds: dict[str, float], gpus: int) -> dict[str, float]:
     """Return the seconds on GPUs, each in a host of its own: ingest and denoising are spread, the rest is not."""
     faster, rate = HOST_CORES / 2, GPU_TFLOPS * 1e12 * GPU_SHARE
@@ -168,6 +182,7 @@ def print_costs(kept: dict[str, Any]) -> None:
     """Print the check, the bytes and the hours."""
     rates = rates_of(kept["length"], "8x")
     print("rates:", {name: float(f"{value:.3g}") for name, value in rates._asdict().items()})
+    print_flatness(kept["length"])
     if "size" in kept:
         print_check(kept, rates)
     pixels = math.prod(LARGE)

@@ -5,14 +5,14 @@
     python benchmarks/scaling.py --parts costs      # only prints what a large movie would cost, from the results
 
 Every stage of every movie runs in a fresh process by the package's functions, after the same stage on a small
-movie, so that start-up and compiling are not counted. A stage has movies of its own, the shortest of which takes
-it a second or more: what a call costs once is little of that. Movies take turns, and the best of the rounds
-counts. Memory is the most anonymous memory of the process while the stage ran, imports included. Training makes
-as many updates whatever the movie, from frames in 0.1 GB of memory, which the shortest movie fills; its start and
-its updates are told apart. The sweep compares the same windows on all, by 6 frames; what its default windows
-cost, which reach as far as the movie, is measured besides. `align_read` is an alignment by so coarse a band that
-reading is its work. Denoising is by the device's default network, untrained, without turns. Workers are those of
-`n2n-pipeline denoise --cluster local:N`, whole command.
+movie, so that start-up and compiling are not counted. A stage has movies of its own, none in the page cache, the
+shortest of which takes it a second or more: what a call costs once is little of that. Movies take turns, and the
+best of the rounds counts. Memory is the most anonymous memory of the process while the stage ran, imports
+included. Training makes as many updates whatever the movie, from frames in 0.1 GB of memory, which the shortest
+movie fills; its start and its updates are told apart. The sweep compares the same windows on all, by 6 frames;
+what its default windows cost, which reach as far as the movie, is measured besides. `align_read` is an alignment
+by so coarse a band that reading is its work. Denoising is by the device's default network, untrained, without
+turns. Workers are those of `n2n-pipeline denoise --cluster local:N`, whole command.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import mrcfile
 import numpy as np
 import torch
 from costs import CORE_PX, print_costs, swept_megapixels
+from ingest import forget
 from ingest import make_movie as make_still_movie
 
 import n2n_pipeline as n2n
@@ -54,7 +55,7 @@ Shape = tuple[int, int, int]
 RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 2, 4, 8)
 LENGTHS: dict[str, Shape] = {
-    "ingest": (768, 1024, 1024),
+    "ingest": (512, 1024, 1024),
     "align": (256, 512, 512),
     "sweep": (64, 512, 512),
     "train": (96, 512, 512),
@@ -177,6 +178,8 @@ def measure(stage: str, movie: Path, device: str) -> Figures:
         work = Path(folder)
         (work / "small").mkdir()
         STAGES[stage](movie.with_name("small.mrc"), work / "small", device)
+        forget(movie)
+        os.sync()
         ended, peak = threading.Event(), [anonymous_mib()]
         watcher = threading.Thread(target=watch, args=(ended, peak))
         watcher.start()
