@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 LARGE = (5000, 4096, 4096)
 SWEPT = (2, 4, 8, 16, 32)
 SAMPLED_FRAMES = SweepConfig().sample_frames
-MEASURED_FRAMES = 6
+MEASURED_FRAMES = 12
 """By which `scaling.py` compares them."""
 UPDATES = STEPS[True]
 """Of a training that starts from weights that were trained before."""

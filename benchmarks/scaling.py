@@ -9,7 +9,7 @@ movie, so that start-up and compiling are not counted. A stage has movies of its
 shortest of which takes it a second or more: what a call costs once is little of that. Movies take turns, and the
 best of the rounds counts. Memory is the most anonymous memory of the process while the stage ran, imports
 included. Training makes as many updates whatever the movie, from frames in 0.1 GB of memory, which the shortest
-movie fills; its start and its updates are told apart. The sweep compares the same windows on all, by 6 frames;
+movie fills; its start and its updates are told apart. The sweep compares the same windows on all, by 12 frames;
 what its default windows cost, which reach as far as the movie, is measured besides. `align_read` is an alignment
 by so coarse a band that reading is its work. Denoising is by the device's default network, untrained, without
 turns. Workers are those of `n2n-pipeline denoise --cluster local:N`, whole command.
@@ -35,7 +35,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 import torch
-from costs import CORE_PX, print_costs, swept_megapixels
+from costs import CORE_PX, MEASURED_FRAMES, SWEPT, print_costs, swept_megapixels
 from ingest import forget
 from ingest import make_movie as make_still_movie
 
@@ -71,9 +71,8 @@ SIZES: dict[str, tuple[Shape, ...]] = {
 TINY: Shape = (16, 192, 192)
 SPREAD: Shape = (64, 512, 512)
 WORKERS = (1, 2)
-WINDOW, WINDOWS = 16, (2, 4, 8, 16, 32)
-SAMPLED_FRAMES = 6
-STEPS = (4, 24)
+WINDOW = 16
+STEPS = (4, 64)
 TOLERANCE = 1.1
 DRIFT_PX = 48
 COARSE = 1 / 32  # cycles per px
@@ -117,14 +116,14 @@ def sweep(movie: Path, work: Path, device: str) -> None:
     """Compare the same windows on every movie."""
     n2n.sweep(
         movie.with_suffix(".zarr"),
-        SweepConfig(windows=WINDOWS, sample_frames=SAMPLED_FRAMES),
+        SweepConfig(windows=SWEPT, sample_frames=MEASURED_FRAMES),
         output=work / "window.json",
     )
 
 
 def sweep_all(movie: Path, work: Path, device: str) -> None:
     """Compare the windows that are compared by default."""
-    config = SweepConfig(sample_frames=SAMPLED_FRAMES)
+    config = SweepConfig(sample_frames=MEASURED_FRAMES)
     n2n.sweep(movie.with_suffix(".zarr"), config, output=work / "window.json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,18 @@ def test_the_first_steps_in_python_can_be_taken(tmp_path):
     assert float(errors[2]) < 0.25 * float(errors[1])
     for name in ("report.html", "denoised.mrc", "model/weights.safetensors"):
         assert (tmp_path / "steps" / name).stat().st_size > 0
+
+
+def test_figures_beside_other_programs_are_those_that_were_measured():
+    summary = json.loads((ROOT / "benchmarks/results/quality.json").read_text("utf-8"))["summary"]
+    row = re.compile(r"^\| .+ \| `(\w+)` \| (-?[\d.]+) \| (-?[\d.]+) \|$", re.MULTILINE)
+    rows = row.findall((ROOT / "README.md").read_text("utf-8"))
+    assert {"bm3d", "careamics", "topaz", "paper", "linear"} <= {method for method, *_ in rows}
+    for method, mean, least in rows:
+        measured = summary[f"default over {method}"]
+        assert (float(mean), float(least)) == (round(measured["mean_db"], 1), round(measured["least_db"], 1)), (
+            method
+        )
 
 
 def test_every_row_of_the_table_of_faults_names_tests_that_exist():
