@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.config import Passes
-from n2n_pipeline.device import autocast
+from n2n_pipeline.device import autocast, trim_memory
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.geometry import Tile, TilePlan, Tiling, mirrored, plan_tiles
 from n2n_pipeline.inference.bands import Bands, forward, rows_of_band, works_in_bands
@@ -166,6 +166,7 @@ def run_within_memory(network: nn.Module, images: Tensor) -> Tensor:
     _log.warning("out of memory at %d images of %d x %d px: going on with half of that", *images[:, 0].shape)
     if images.device.type == "cuda":
         torch.cuda.empty_cache()
+    trim_memory()  # what the C library keeps, the library of the convolutions cannot map its code into
     if len(images) > 1:
         return torch.cat([run_within_memory(network, half) for half in images.chunk(2)])
     return _run_in_parts(network, images)
