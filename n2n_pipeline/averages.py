@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.buffers import contiguous, empty
+from n2n_pipeline import buffers
 from n2n_pipeline.config import Frame, Split
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.filling import FILL_REACH, fill_from_neighbours
@@ -167,7 +167,7 @@ def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> 
         return np.broadcast_to(cut, (len(numbers), *cut.shape[1:]))
     if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
         return cut[numbers[0] : numbers[0] + len(numbers)]
-    taken = empty((len(numbers), *cut.shape[1:]), cut.dtype)
+    taken = buffers.averages.empty((len(numbers), *cut.shape[1:]), cut.dtype)
     return np.take(cut, numbers, axis=0, out=taken, mode="clip")  # other modes copy once more
 
 
@@ -245,7 +245,7 @@ class _FixedWindows(NamedTuple):
         if self.split in ("balanced", "interleaved"):
             halves = slide_halves(frames, self.size, self.split == "balanced", dtype, finish, self.ends)
         else:
-            frames = contiguous(frames).reshape(len(frames), -1)
+            frames = buffers.averages.contiguous(frames).reshape(len(frames), -1)
             starts = range(len(frames) - self.size + 1)
             members = np.zeros((2, len(starts), len(frames)), bool)
             for start in starts:

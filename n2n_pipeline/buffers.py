@@ -7,6 +7,7 @@ when its last view is gone, and the next array of that size takes it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -15,61 +16,81 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-LEAST_BYTES, MOST_BYTES = 1 << 20, 33 << 20
-KEPT = 4  # blocks that wait to be used again: 132 MiB at most
+LEAST_BYTES = 1 << 20
+KEPT = 4  # blocks that wait to be used again
 
-_free: deque[Array] = deque(maxlen=KEPT)  # threads take and put single blocks, which needs no lock
+
+class Pool:
+    """Memory for arrays of one kind, which are about as large as each other and come and go in threads.
+
+    Parameters
+    ----------
+    most_bytes : int
+        Largest array whose memory is kept; four may wait to be used again.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._free: deque[Array] = deque(maxlen=KEPT)  # threads take and put single blocks, which needs no lock
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Return an array of any content, as `numpy.empty` does, in memory that was used before if there is some.
+
+        Examples
+        --------
+        >>> pool = Pool(1 << 25)
+        >>> first = pool.empty((1024, 1024), np.float32)
+        >>> address = first.ctypes.data
+        >>> view = first[8:]
+        >>> del first
+        >>> pool.empty((1024, 1024), np.float32).ctypes.data == address  # a view is in use
+        False
+        >>> del view
+        >>> pool.empty((2048, 512), np.int32).ctypes.data == address
+        True
+        """
+        wanted = np.dtype(dtype)
+        n_bytes = math.prod(shape) * wanted.itemsize
+        if not LEAST_BYTES <= n_bytes <= self._most_bytes:
+            return np.empty(shape, wanted)
+        return np.asarray(_Loan(self._free, self._take(n_bytes))).view(wanted).reshape(shape)
+
+    def contiguous(self, array: Array) -> Array:
+        """Return an array in one piece: itself, or a copy."""
+        if array.flags.c_contiguous:
+            return array
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+    def clear(self) -> None:
+        """Let go of what waits to be used again."""
+        self._free.clear()
+
+    def _take(self, n_bytes: int) -> Array:
+        for _ in range(len(self._free)):
+            try:
+                memory = self._free.pop()  # the latest: a part of it is in a cache still
+            except IndexError:  # another thread was faster
+                break
+            if memory.size == n_bytes:
+                return memory
+            self._free.appendleft(memory)
+        return np.empty(n_bytes, np.uint8)
 
 
 class _Loan:
     """Memory that an array made from this keeps, and that comes back with it."""
 
-    def __init__(self, memory: Array) -> None:
-        self._memory = memory
+    def __init__(self, owner: deque[Array], memory: Array) -> None:
+        self._owner, self._memory = owner, memory
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        _free.append(self._memory)
+        self._owner.append(self._memory)
 
 
-def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Return an array of any content, as `numpy.empty` does, in memory that was used before if there is some.
-
-    Examples
-    --------
-    >>> first = empty((1024, 1024), np.float32)
-    >>> address = first.ctypes.data
-    >>> view = first[8:]
-    >>> del first
-    >>> empty((1024, 1024), np.float32).ctypes.data == address  # a view is in use
-    False
-    >>> del view
-    >>> empty((2048, 512), np.int32).ctypes.data == address
-    True
-    """
-    wanted = np.dtype(dtype)
-    n_bytes = int(np.prod(shape, dtype=np.int64)) * wanted.itemsize
-    if not LEAST_BYTES <= n_bytes <= MOST_BYTES:
-        return np.empty(shape, wanted)
-    return np.asarray(_Loan(_take(n_bytes))).view(wanted).reshape(shape)
-
-
-def contiguous(array: Array) -> Array:
-    """Return an array in one piece: itself, or a copy."""
-    if array.flags.c_contiguous:
-        return array
-    copy = empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
-
-
-def _take(n_bytes: int) -> Array:
-    for _ in range(len(_free)):
-        try:
-            memory = _free.pop()  # the latest: a part of it is in a cache still
-        except IndexError:  # another thread was faster
-            break
-        if memory.size == n_bytes:
-            return memory
-        _free.appendleft(memory)
-    return np.empty(n_bytes, np.uint8)
+averages = Pool(33 << 20)
+"""For windows' averages."""
+frames = Pool(192 << 20)
+"""For raw counts on their way from a file to a store; whoever has read a movie clears it."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline import buffers
 from n2n_pipeline.arrays import open_array
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError, Stopped
@@ -63,6 +64,7 @@ def pass_with_threads(work: Work, ledger: Ledger, threads: int) -> Statistics:
                     step(running.popleft().result())
             while running:
                 step(running.popleft().result())
+            buffers.frames.clear()
             gatherer.statistics.settle(pool)  # not before, as the memory of units is free now
         except CancelledError:
             raise _cause(running) from None

@@ -273,8 +273,7 @@ def _equal(store: Path, first: int, second: int) -> bool:
 def _with_defects(plan: _Plan, statistics: Statistics) -> References:
     """Add the defects that the movie shows, and say if its gain is the wrong way up."""
     dark, gain, known = plan.references
-    mean = statistics.mean() if dark is None else statistics.mean() - dark
-    better = suggest_orientation(plan.config, plan.movie, mean)
+    better = suggest_orientation(plan.config, plan.movie, statistics, dark)
     if better:
         _log.warning("%s: the gain fits the movie better with %s", printable(plan.config.gain), better)
     found = find_defects(statistics, dark, gain)

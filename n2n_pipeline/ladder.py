@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.buffers import contiguous, empty
+from n2n_pipeline import buffers
 from n2n_pipeline.halving import Halves
 from n2n_pipeline.sliding import prepare_references, write_average
 
@@ -150,7 +150,7 @@ class Ladder(NamedTuple):
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
         members = Halves(*(np.maximum(count, 1.0) for count in self.count_frames()))
-        frames = contiguous(counts).reshape(len(counts), -1)
+        frames = buffers.averages.contiguous(counts).reshape(len(counts), -1)
         return self._slide(frames, members, prepare_references(dark, gain), np.float32)
 
     def count_frames(self) -> Halves:
@@ -172,7 +172,7 @@ class Ladder(NamedTuple):
         self, frames: Array, members: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
     ) -> Halves:
         shape = (len(self._computed), len(self.windows), frames.shape[1])
-        halves = Halves(empty(shape, dtype), empty(shape, dtype))
+        halves = Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
         is_small = frames.dtype.kind in "iub" and frames.dtype.itemsize <= 2
         rows = shape[0] + 2 * (self.windows[-1] // 2)
         work = np.empty((rows, min(BLOCK, max(shape[2], 1))), np.int32 if is_small else np.float64)

@@ -18,6 +18,7 @@ from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.creation import Bools, Floats, References
 from n2n_pipeline.defects import local_median
 from n2n_pipeline.errors import InputError
+from n2n_pipeline.gathering import Statistics
 from n2n_pipeline.sources import read_image
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.sources.reduced import ReducedMovie
@@ -80,7 +81,9 @@ def turn_gain(gain: npt.NDArray[Any], rotate: int, flip: str) -> npt.NDArray[Any
     return turned if flip == "none" else np.flip(turned, "yx".index(flip))
 
 
-def suggest_orientation(config: IngestConfig, movie: ReducedMovie, mean: Floats) -> str | None:
+def suggest_orientation(
+    config: IngestConfig, movie: ReducedMovie, statistics: Statistics, dark: Floats | None
+) -> str | None:
     """Say how the gain would have to be turned to fit the movie, if it clearly fits better so.
 
     Parameters
@@ -89,8 +92,10 @@ def suggest_orientation(config: IngestConfig, movie: ReducedMovie, mean: Floats)
         Which gain, and how it is turned now.
     movie : ReducedMovie
         What is kept of the camera's frames.
-    mean : numpy.ndarray
-        ``(y, x)`` mean of the stored frames, dark subtracted.
+    statistics : Statistics
+        Of the stored frames, over the whole movie.
+    dark : numpy.ndarray, optional
+        ``(y, x)`` counts that are in every frame.
 
     Returns
     -------
@@ -100,13 +105,15 @@ def suggest_orientation(config: IngestConfig, movie: ReducedMovie, mean: Floats)
     if config.gain is None:
         return None
     saved = read_image(config.gain)
-    middle = tuple(slice(max(0, side // 2 - ENOUGH_PX), side // 2 + ENOUGH_PX) for side in mean.shape)
-    detail = _detail(mean[middle])
+    rows, cols = (slice(max(0, side // 2 - ENOUGH_PX), side // 2 + ENOUGH_PX) for side in statistics.shape)
+    mean = statistics.mean(rows, cols)
+    detail = _detail(mean if dark is None else mean - dark[rows, cols])
     fits: dict[tuple[int, str], float] = {}
     for rotate, flip in itertools.product((0, 90, 180, 270), ("none", "y")):
         turned = movie.reduce_image(turn_gain(saved, rotate, flip), "mean")
-        if turned.shape == mean.shape:
-            inverse = 1.0 / np.where(turned[middle] > 0, turned[middle], 1.0)
+        if turned.shape == statistics.shape:
+            turned = turned[rows, cols]
+            inverse = 1.0 / np.where(turned > 0, turned, 1.0)
             fits[rotate, flip] = float(np.mean(detail * _detail(inverse)))
     now = {"x": (config.gain_rotate + 180, "y")}.get(config.gain_flip, (config.gain_rotate, config.gain_flip))
     best = max(fits, key=lambda way: fits[way])

@@ -20,7 +20,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline.buffers import contiguous, empty
+from n2n_pipeline import buffers
 from n2n_pipeline.halving import Halves
 
 Array = npt.NDArray[Any]
@@ -82,15 +82,17 @@ def slide_halves(
     kept = slice(lead, lead + n_windows)
     if not balanced and window % 2 == 0 and counts[0] == counts[1]:
         # A window's odd half is the next one's even half.
-        both = empty((n_rows + 1, size), dtype)
+        both = buffers.averages.empty((n_rows + 1, size), dtype)
         _every_other(source, (0, window // 2), scratch, counts[0], references, both[lead : kept.stop + 1])
         if not any(ends):
             both.flags.writeable = False
             return Halves(both[:-1], both[1:])
-        halves = Halves(both[:-1], empty((n_rows, size), dtype))
+        halves = Halves(both[:-1], buffers.averages.empty((n_rows, size), dtype))
         halves.odd[kept] = both[lead + 1 : kept.stop + 1]
     else:
-        halves = Halves(empty((n_rows, size), dtype), empty((n_rows, size), dtype))
+        halves = Halves(
+            buffers.averages.empty((n_rows, size), dtype), buffers.averages.empty((n_rows, size), dtype)
+        )
         inner = Halves(halves.even[kept], halves.odd[kept])
         if balanced:
             _balanced(source, window, scratch, counts, references, inner)
@@ -125,7 +127,7 @@ def _find_rows(frames: Array) -> _Rows:
     """Find the rows of frames, which may be a part of larger ones; copy those that are not in rows."""
     is_in_rows = frames.strides[-1] == frames.itemsize and min(frames.strides) >= 0
     if not is_in_rows or frames.size == 0:
-        frames = contiguous(frames)
+        frames = buffers.averages.contiguous(frames)
     steps = [stride // frames.itemsize for stride in frames.strides]
     extent = frames.size and 1 + sum((length - 1) * step for length, step in zip(frames.shape, steps, strict=True))
     memory = np.lib.stride_tricks.as_strided(frames, (extent,), (frames.itemsize,))

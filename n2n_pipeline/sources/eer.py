@@ -19,6 +19,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from n2n_pipeline import buffers
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
@@ -72,7 +73,8 @@ class EerMovie:
     def read_frames(self, start: int, stop: int) -> Counts:
         """Read frames ``start`` to ``stop - 1`` as a fresh ``(t, y, x)`` array."""
         check_range(start, stop, self.info.shape[0])
-        frames = np.zeros((stop - start, *self.info.shape[1:]), self.info.dtype)
+        frames = buffers.frames.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
+        frames[...] = 0
         with explaining(self.path, "EER"):
             for t, frame in enumerate(frames, start):
                 for page in self._pages[t * self._group : (t + 1) * self._group]:

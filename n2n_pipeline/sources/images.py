@@ -16,8 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from n2n_pipeline import buffers
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.formats import SUFFIXES, has_pattern, open_file
@@ -61,7 +60,7 @@ class ImageMovie:
     def read_frames(self, start: int, stop: int) -> Counts:
         """Read frames ``start`` to ``stop - 1`` as a fresh ``(t, y, x)`` array."""
         check_range(start, stop, self.info.shape[0])
-        frames = np.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
+        frames = buffers.frames.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
         opened: dict[Path, MovieSource] = {}
         with contextlib.ExitStack() as stack:
             for frame, (path, t) in zip(frames, self._members[start:stop], strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
+from n2n_pipeline import buffers
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
@@ -49,7 +50,7 @@ class PngImage:
     def read_frames(self, start: int, stop: int) -> Counts:
         """Read frames ``start`` to ``stop - 1``, of which there is one, as a fresh ``(t, y, x)`` array."""
         check_range(start, stop, 1)
-        frames = np.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
+        frames = buffers.frames.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
         with explaining(self.path, "PNG"):
             raw = self._file.read(0, self._file.size)
             _check_sums(self.path, raw)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from n2n_pipeline import buffers
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.sources.movie import Counts
 
@@ -159,7 +160,7 @@ class RawFrames(NamedTuple):
 
     def read(self, start: int, stop: int) -> Counts:
         """Read frames into a fresh ``(t, y, x)`` array in native byte order."""
-        frames = np.empty((stop - start, *self.shape), self.dtype)
+        frames = buffers.frames.empty((stop - start, *self.shape), self.dtype)
         for frame, offset in zip(frames, self.offsets[start:stop], strict=True):
             self.file.read_into(frame, offset)
         return to_native(frames)

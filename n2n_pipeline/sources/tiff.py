@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from n2n_pipeline import buffers
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.sources.movie import Counts, MovieInfo
@@ -61,7 +62,7 @@ class TiffMovie:
         with explaining(self.path, "TIFF"):
             if self._raw:
                 return self._raw.read(start, stop)
-            frames = np.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
+            frames = buffers.frames.empty((stop - start, *self.info.shape[1:]), self.info.dtype)
             for frame, page in zip(frames, self._pages[start:stop], strict=True):
                 decode_page(self._file, page, frame)
             return frames
