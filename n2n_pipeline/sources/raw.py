@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from n2n_pipeline import buffers
 from n2n_pipeline.errors import ExitCode, InputError
@@ -25,6 +26,7 @@ from n2n_pipeline.sources.movie import Counts
 _DEVICE_ERRORS = {"EIO", "ENXIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO"}  # by name: not every system has them all
 _AHEAD = 1 << 26  # bytes that the system is asked to fetch before they are read
 _LARGE = 1 << 16  # bytes of a read that is of pixels, not of a header
+_SHARE_OF_MEMORY = 1 / 8  # a file larger than this is not kept there after it was read
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a FIFO must not block us
 
 
@@ -71,6 +73,7 @@ class InputFile:
         self.size = status.st_size
         self._lock = threading.Lock()
         self._read_to = self._asked_to = 0
+        self._is_huge = self.size > _SHARE_OF_MEMORY * psutil.virtual_memory().total
         problem = "not a regular file" if not stat.S_ISREG(status.st_mode) else "empty file"
         if problem == "not a regular file" or self.size == 0:
             self.close()
@@ -114,6 +117,8 @@ class InputFile:
             if moved == 0:
                 break
             done += moved
+        if self._is_huge and done >= _LARGE:
+            self._advise(offset, done, "POSIX_FADV_DONTNEED")  # else it drives out what others will read again
         return done
 
     def _fetch_ahead(self, start: int, end: int) -> None:
@@ -128,9 +133,12 @@ class InputFile:
             if not follows or first > end + _AHEAD // 2:
                 return
             self._asked_to = end + _AHEAD
+        self._advise(first, end + _AHEAD - first, "POSIX_FADV_WILLNEED")
+
+    def _advise(self, start: int, n_bytes: int, what: str) -> None:
         if hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # advice that is not taken does no harm
-                os.posix_fadvise(self._descriptor, first, end + _AHEAD - first, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self._descriptor, start, n_bytes, getattr(os, what))
 
     def _read_some(self, target: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):

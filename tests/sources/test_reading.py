@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 import tracemalloc
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from camera_files import draw_electrons, write_eer, write_mrc, write_tiff
 
 from n2n_pipeline.config import IngestConfig
 from n2n_pipeline.errors import ExitCode, InputError
-from n2n_pipeline.sources import open_movie
+from n2n_pipeline.sources import open_movie, raw
 from n2n_pipeline.sources.raw import InputFile, explaining
 
 FRAMES = np.random.default_rng(0).poisson(5.0, (16, 256, 256)).astype(np.uint16)
@@ -59,6 +61,20 @@ def test_decoding_leaves_the_interpreter_to_other_threads(name, options, tmp_pat
     other.join()
     source.close()
     assert sum(start < now < stop for now in ticks) >= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
+@pytest.mark.parametrize(
+    ("share", "let_go"), [(0.0, [1024 + t * FRAMES[0].nbytes for t in range(16)]), (1 / 8, [])]
+)
+def test_a_movie_does_not_drive_all_else_out_of_memory_if_it_is_huge(share, let_go, tmp_path, monkeypatch):
+    advised = []
+    monkeypatch.setattr(raw, "_SHARE_OF_MEMORY", share)
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *advice: advised.append(advice))
+    with closing(open_movie(write_mrc(tmp_path / "movie.mrc", FRAMES))) as source:
+        np.testing.assert_array_equal(source.read_frames(0, 16), FRAMES)
+    dropped = [(start, size) for start, size, what in advised if what == os.POSIX_FADV_DONTNEED]
+    assert dropped == [(start, FRAMES[0].nbytes) for start in let_go]
 
 
 def test_a_device_that_fails_is_not_called_a_bad_file(tmp_path):
