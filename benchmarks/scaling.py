@@ -6,13 +6,14 @@
 
 Every stage of every movie runs in a fresh process by the package's functions, after the same stage on a small
 movie, so that start-up and compiling are not counted. A stage has movies of its own, none in the page cache, the
-shortest of which takes it a second or more: what a call costs once is little of that. Movies take turns, and the
-best of the rounds counts. Memory is the most anonymous memory of the process while the stage ran, imports
-included. Training makes as many updates whatever the movie, from frames in 0.1 GB of memory, which the shortest
-movie fills; its start and its updates are told apart. The sweep compares the same windows on all, by 12 frames;
-what its default windows cost, which reach as far as the movie, is measured besides. `align_read` is an alignment
-by so coarse a band that reading is its work. Denoising is by the device's default network, untrained, without
-turns. Workers are those of `n2n-pipeline denoise --cluster local:N`, whole command.
+shortest of which takes it a second or more: what a call costs once is little of that. Movies take turns, shorter
+ones as much more often as they are shorter, so that a noisy machine is unfair to none; the median of the rounds
+counts. Memory is the most anonymous memory of the process while the stage ran, imports included. Training makes as
+many updates whatever the movie, from frames in 0.1 GB of memory, which the shortest movie fills; its start and its
+updates are told apart. The sweep compares the same windows on all, by 12 frames; what its default windows cost,
+which reach as far as the movie, is measured besides. `align_read` is an alignment by so coarse a band that reading
+is its work. Denoising is by the device's default network, untrained, without turns. Workers are those of
+`n2n-pipeline denoise --cluster local:N`, whole command.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import math
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -56,7 +58,7 @@ RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 2, 4, 8)
 LENGTHS: dict[str, Shape] = {
     "ingest": (512, 1024, 1024),
-    "align": (256, 512, 512),
+    "align": (512, 384, 384),
     "sweep": (64, 512, 512),
     "train": (96, 512, 512),
     "denoise": (128, 384, 384),
@@ -68,6 +70,7 @@ SIZES: dict[str, tuple[Shape, ...]] = {
     "train": ((96, 512, 512), (96, 1024, 1024), (96, 2048, 2048)),
     "denoise": ((48, 512, 512), (12, 1024, 1024), (4, 2048, 2048)),
 }
+BY_SAMPLE = ("sweep", "train")  # stages that take as long for any movie
 TINY: Shape = (16, 192, 192)
 SPREAD: Shape = (64, 512, 512)
 WORKERS = (1, 2)
@@ -201,13 +204,18 @@ def in_fresh_process(stage: str, movie: Path, device: str) -> Figures:
     return found
 
 
-def best(rounds: Sequence[Figures]) -> Figures:
-    """Return the least of every figure."""
-    return {key: round(min(one[key] for one in rounds), 4) for key in rounds[0]}
+def median(rounds: Sequence[Figures]) -> Figures:
+    """Return the median of every figure."""
+    return {key: round(statistics.median(one[key] for one in rounds), 4) for key in rounds[0]}
+
+
+def mean(runs: Sequence[Figures]) -> Figures:
+    """Return the mean of every figure."""
+    return {key: statistics.fmean(one[key] for one in runs) for key in runs[0]}
 
 
 def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Namespace) -> dict[str, Any]:
-    """Run every stage on movies of some shapes, in turns; return its best figures."""
+    """Run every stage on movies of some shapes, in turns; return its median figures."""
     make_model(folder / "model", told.device)
     store(folder / "small.mrc", (16, 192, 192))
     found: dict[str, dict[str, list[Figures]]] = {stage: {} for stage in STAGES}
@@ -218,15 +226,34 @@ def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Na
         stages = [stage for stage in STAGES if stage.partition("_")[0] == kind]
         for number in range(told.rounds):
             for stage in stages:
-                for name in movies:
-                    if number == 0 or stage != "sweep_all":
-                        figures = in_fresh_process(stage, folder / f"{name}.mrc", told.device)
-                        found[stage].setdefault(name, []).append(figures)
-                        print(f"round {number + 1}: {stage} {name} {figures}", flush=True)
+                if number > 0 and stage == "sweep_all":
+                    continue
+                for name, figures in run_round(stage, movies, folder, told.device).items():
+                    found[stage].setdefault(name, []).append(figures)
+                    print(f"round {number + 1}: {stage} {name} {figures}", flush=True)
         for name in movies:
             (folder / f"{name}.mrc").unlink()
             shutil.rmtree(folder / f"{name}.zarr", ignore_errors=True)
-    return {stage: {name: best(rounds) for name, rounds in movies.items()} for stage, movies in found.items()}
+    return {stage: {name: median(rounds) for name, rounds in movies.items()} for stage, movies in found.items()}
+
+
+def run_round(stage: str, movies: dict[str, Shape], folder: Path, device: str) -> dict[str, Figures]:
+    """Run a stage on every movie, each for as long as any other; return means."""
+    runs: dict[str, list[Figures]] = {name: [] for name in movies}
+    for name in turns(stage, movies):
+        runs[name].append(in_fresh_process(stage, folder / f"{name}.mrc", device))
+    return {name: mean(figures) for name, figures in runs.items()}
+
+
+def turns(stage: str, movies: dict[str, Shape]) -> list[str]:
+    """Return the order of the runs of a round: large movies among small ones, which come more often."""
+    if stage.partition("_")[0] in BY_SAMPLE:
+        return list(movies)
+    largest = max(math.prod(shape) for shape in movies.values())
+    runs = {name: max(1, round(largest / math.prod(shape))) for name, shape in movies.items()}
+    return [
+        name for _, name in sorted(((n + 0.5) / count, name) for name, count in runs.items() for n in range(count))
+    ]
 
 
 def store(movie: Path, shape: Shape) -> None:
