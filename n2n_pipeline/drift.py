@@ -114,14 +114,17 @@ def describe_shifts(shifts: Shifts) -> str:
 def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
     """Find a path to start from: constant velocities over pieces of the movie, and the pieces' own drift."""
     pieces = cut_frames(len(spectra.values))
-    paths, means = [], []
-    for piece in pieces:
+    paths, means = (
+        [],
+        torch.empty((len(pieces), len(spectra.ky)), dtype=torch.complex64),
+    )  # one block: no gaps in the heap
+    for number, piece in enumerate(pieces):
         part = spectra._replace(values=spectra.values[piece])
         path = _constant_velocity(part)
         if len(pieces) > 1:
             path = _refine(part, path, config).position
             path -= path.mean(axis=0)
-            means.append(undo_shifts(part, path, slice(None)).sum(dim=0).cpu() / len(path) ** 0.5)
+            means[number] = undo_shifts(part, path, slice(None)).sum(dim=0).cpu() / len(path) ** 0.5
         paths.append(path)
     if len(pieces) == 1:
         return paths[0]
@@ -130,7 +133,7 @@ def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
         (len(a) * va + len(b) * vb) / 2 for a, b, va, vb in zip(paths, paths[1:], ends, ends[1:], strict=False)
     ]
     offsets = np.concatenate((np.zeros((1, 2)), np.cumsum(steps, axis=0)))
-    offsets = _refine(spectra._replace(values=torch.stack(means)), offsets, config).position
+    offsets = _refine(spectra._replace(values=means), offsets, config).position
     return np.concatenate([path + offset for path, offset in zip(paths, offsets, strict=True)])
 
 
