@@ -204,14 +204,9 @@ def in_fresh_process(stage: str, movie: Path, device: str) -> Figures:
     return found
 
 
-def median(rounds: Sequence[Figures]) -> Figures:
-    """Return the median of every figure."""
-    return {key: round(statistics.median(one[key] for one in rounds), 4) for key in rounds[0]}
-
-
-def mean(runs: Sequence[Figures]) -> Figures:
-    """Return the mean of every figure."""
-    return {key: statistics.fmean(one[key] for one in runs) for key in runs[0]}
+def combine(how: Callable[[list[float]], float], runs: Sequence[Figures]) -> Figures:
+    """Return the mean, or whatever else, of every figure."""
+    return {key: round(how([one[key] for one in runs]), 4) for key in runs[0]}
 
 
 def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Namespace) -> dict[str, Any]:
@@ -234,7 +229,10 @@ def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Na
         for name in movies:
             (folder / f"{name}.mrc").unlink()
             shutil.rmtree(folder / f"{name}.zarr", ignore_errors=True)
-    return {stage: {name: median(rounds) for name, rounds in movies.items()} for stage, movies in found.items()}
+    return {
+        stage: {name: combine(statistics.median, rounds) for name, rounds in movies.items()}
+        for stage, movies in found.items()
+    }
 
 
 def run_round(stage: str, movies: dict[str, Shape], folder: Path, device: str) -> dict[str, Figures]:
@@ -242,7 +240,7 @@ def run_round(stage: str, movies: dict[str, Shape], folder: Path, device: str) -
     runs: dict[str, list[Figures]] = {name: [] for name in movies}
     for name in turns(stage, movies):
         runs[name].append(in_fresh_process(stage, folder / f"{name}.mrc", device))
-    return {name: mean(figures) for name, figures in runs.items()}
+    return {name: combine(statistics.fmean, figures) for name, figures in runs.items()}
 
 
 def turns(stage: str, movies: dict[str, Shape]) -> list[str]:

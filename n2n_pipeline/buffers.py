@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,14 @@ class Pool:
     ----------
     most_bytes : int
         Largest array whose memory is kept; four may wait to be used again.
+    always : bool
+        Keep memory at any time, not only inside `keeping`.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, always: bool = True) -> None:
         self._most_bytes = most_bytes
-        self._free: deque[Array] = deque(maxlen=KEPT)  # threads take and put single blocks, which needs no lock
+        # Threads take and put single blocks, which needs no lock.
+        self._free: deque[Array] = deque(maxlen=KEPT if always else 0)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return an array of any content, as `numpy.empty` does, in memory that was used before if there is some.
@@ -63,9 +68,23 @@ class Pool:
         copy[...] = array
         return copy
 
-    def clear(self) -> None:
-        """Let go of what waits to be used again."""
-        self._free.clear()
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep memory inside the body only.
+
+        Examples
+        --------
+        >>> pool = Pool(1 << 25, always=False)
+        >>> with pool.keeping():
+        ...     pool.empty((1024, 1024), np.float32).fill(7)
+        ...     float(pool.empty((1024, 1024), np.float32).max())  # new memory is blank
+        7.0
+        """
+        before, self._free = self._free, deque(maxlen=KEPT)
+        try:
+            yield
+        finally:
+            self._free = before  # what is still out comes back to no one
 
     def _take(self, n_bytes: int) -> Array:
         for _ in range(len(self._free)):
@@ -92,5 +111,5 @@ class _Loan:
 
 averages = Pool(33 << 20)
 """For windows' averages."""
-frames = Pool(192 << 20)
-"""For raw counts on their way from a file to a store; whoever has read a movie clears it."""
+frames = Pool(192 << 20, always=False)
+"""For raw counts on their way from a file to a store, while a whole movie is read."""

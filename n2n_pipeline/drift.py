@@ -114,10 +114,8 @@ def describe_shifts(shifts: Shifts) -> str:
 def _first_path(spectra: Spectra, config: AlignConfig) -> Floats:
     """Find a path to start from: constant velocities over pieces of the movie, and the pieces' own drift."""
     pieces = cut_frames(len(spectra.values))
-    paths, means = (
-        [],
-        torch.empty((len(pieces), len(spectra.ky)), dtype=torch.complex64),
-    )  # one block: no gaps in the heap
+    paths = []
+    means = torch.empty((len(pieces), len(spectra.ky)), dtype=torch.complex64)  # one block: no gaps in the heap
     for number, piece in enumerate(pieces):
         part = spectra._replace(values=spectra.values[piece])
         path = _constant_velocity(part)

@@ -58,13 +58,13 @@ def pass_with_threads(work: Work, ledger: Ledger, threads: int) -> Statistics:
     with progress("ingest", work.layout.shape[0]) as step, ThreadPoolExecutor(threads) as pool:
         running: deque[Future[int]] = deque()
         try:
-            for turn, unit in enumerate(work.spans):
-                running.append(pool.submit(writer.do, turn, unit))
-                if len(running) > threads:
+            with buffers.frames.keeping():
+                for turn, unit in enumerate(work.spans):
+                    running.append(pool.submit(writer.do, turn, unit))
+                    if len(running) > threads:
+                        step(running.popleft().result())
+                while running:
                     step(running.popleft().result())
-            while running:
-                step(running.popleft().result())
-            buffers.frames.clear()
             gatherer.statistics.settle(pool)  # not before, as the memory of units is free now
         except CancelledError:
             raise _cause(running) from None

@@ -90,9 +90,8 @@ def slide_halves(
         halves = Halves(both[:-1], buffers.averages.empty((n_rows, size), dtype))
         halves.odd[kept] = both[lead + 1 : kept.stop + 1]
     else:
-        halves = Halves(
-            buffers.averages.empty((n_rows, size), dtype), buffers.averages.empty((n_rows, size), dtype)
-        )
+        even, odd = (buffers.averages.empty((n_rows, size), dtype) for _ in range(2))
+        halves = Halves(even, odd)
         inner = Halves(halves.even[kept], halves.odd[kept])
         if balanced:
             _balanced(source, window, scratch, counts, references, inner)

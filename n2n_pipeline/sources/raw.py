@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,12 @@ def format_bytes(n: float) -> str:
     return f"{size:.{digits}f} {unit}"
 
 
+@cache
+def _memory_bytes() -> int:
+    """Return the machine's memory; a folder may hold 100 000 files to be opened."""
+    return int(psutil.virtual_memory().total)
+
+
 class InputFile:
     """A regular file that is read at given offsets.
 
@@ -73,7 +80,7 @@ class InputFile:
         self.size = status.st_size
         self._lock = threading.Lock()
         self._read_to = self._asked_to = 0
-        self._is_huge = self.size > _SHARE_OF_MEMORY * psutil.virtual_memory().total
+        self._is_huge = self.size > _SHARE_OF_MEMORY * _memory_bytes()
         problem = "not a regular file" if not stat.S_ISREG(status.st_mode) else "empty file"
         if problem == "not a regular file" or self.size == 0:
             self.close()
