@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +95,8 @@ def draw_scene(seed: int) -> Scene:
     )
 
 
-def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int, room_px: int = ROOM_PX) -> None:
-    """Write one movie, its truth and its references, unless they are there; with room on each side to move in."""
-    if (folder / "meta.json").exists():
-        return
+def draw_flux(scene: Scene, side_px: int, seed: int) -> tuple[Floats, Any, Any, Callable[[int], Any]]:
+    """Return the scene without noise, the twin that drew it, its request, and how to ask for the sensor's middle."""
     from de_twin import DigitalTwin  # not needed to read the scenes
     from de_twin.clock import ManualClock
     from de_twin.state import Roi
@@ -111,8 +110,15 @@ def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int,
     def in_the_middle(side: int) -> Any:
         return Roi((sensor.w - side) // 2, (sensor.h - side) // 2, side, side)
 
-    big = twin.request(hw_roi=in_the_middle(side_px + 2 * room_px), frame_time_s=0.025)
-    flux = twin.flux(big).astype(np.float32)
+    request = twin.request(hw_roi=in_the_middle(side_px), frame_time_s=0.025)
+    return twin.flux(request).astype(np.float32), twin, request, in_the_middle
+
+
+def make_movie(folder: Path, scene: Scene, frames: int, side_px: int, seed: int, room_px: int = ROOM_PX) -> None:
+    """Write one movie, its truth and its references, unless they are there; with room on each side to move in."""
+    if (folder / "meta.json").exists():
+        return
+    flux, twin, big, in_the_middle = draw_flux(scene, side_px + 2 * room_px, seed)
     if scene.is_blank:
         flux[:] = 1
     flux *= scene.electrons_per_pixel_per_frame / flux.mean()
