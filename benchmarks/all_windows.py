@@ -41,7 +41,7 @@ from n2n_pipeline.device import set_threads
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.inputs import Inputs, inputs_for
-from n2n_pipeline.ladder import default_ladder
+from n2n_pipeline.ladder import LADDER
 from n2n_pipeline.model import CPU_NETWORK, UNet
 from n2n_pipeline.pictures import contact_sheet
 from n2n_pipeline.plots import Frame, Line, line_plot
@@ -63,12 +63,15 @@ def train(store: Path, model: Path, window: str | int, told: argparse.Namespace)
     kind, _, target = str(window).partition(":")
     minutes = told.seconds / 60
     config = TrainConfig(
-        window=kind if kind == "all" else int(kind), time_minutes=minutes, target=int(target or 5)
+        window=kind if kind == "all" else int(kind),
+        time_minutes=minutes,
+        target=int(target) if target else "auto",
     )
     start = time.perf_counter()
     train_model([store], model, RunConfig(train=config, threads=told.threads, device="cpu", seed=told.seed))
     card = load_model(model).card
-    return {"steps": card.steps, "seconds": round(time.perf_counter() - start, 1), "target": card.target}
+    row = {"steps": card.steps, "seconds": round(time.perf_counter() - start, 1)}
+    return row | ({"widest_target": card.provenance["widest_target"]} if card.ladder else {})
 
 
 def denoise(store: Path, model: Path, frames: list[int]) -> tuple[Images, float]:
@@ -151,11 +154,11 @@ def write_table(found: Json) -> None:
         )
         wider = {w: m for w, m in mean.items() if w.startswith("all:")}
         others += [
-            f"{name}: {w.partition(':')[2]} frames {m:.2f} dB, 5 frames {mean['all']:.2f}"
+            f"{name}: {w.partition(':')[2]} frames {m:.2f} dB, by itself {mean['all']:.2f}"
             for w, m in wider.items()
         ]
     if others:
-        lines += ["", "Wider targets: " + "; ".join(others) + "."]
+        lines += ["", "Targets of a width that was told: " + "; ".join(others) + "."]
     for budget, one in found.get("appearing", {}).items():
         lines += ["", f"## An object that is there in frames 40 to 59 alone ({budget})", ""]
         lines += [
@@ -225,8 +228,7 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
     given = {name: folder / f"{name}.mrc" for name in ("dark", "gain") if (folder / f"{name}.mrc").is_file()}
     store = n2n.ingest(folder / "movie.mrc", scratch / "movie.zarr", IngestConfig(**given))
     n_frames = open_store(store).info.shape[0]
-    ladder = default_ladder(n_frames)
-    models = {"fixed": untrained(scratch / "fixed", ()), "all": untrained(scratch / "all", ladder)}
+    models = {"fixed": untrained(scratch / "fixed", ()), "all": untrained(scratch / "all", LADDER)}
     found: Json = {"frames": n_frames}
     for drift in ("not aligned", "aligned"):
         if drift == "aligned":
@@ -234,8 +236,8 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
         what = (CorrectedMovie(open_store(store)), range(n_frames), WHOLE)
         plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
         found[drift] = {
-            "one_window": [timed(read_pairs, *what, window) for window in ladder],
-            "ladder": timed(read_ladder, *what, ladder),
+            "one_window": [timed(read_pairs, *what, window) for window in LADDER],
+            "ladder": timed(read_ladder, *what, LADDER),
             "denoise": {
                 kind: timed(denoise_store, store, model, output, plain, "cpu", True)
                 for kind, model in models.items()

@@ -15,6 +15,12 @@ class MissingPeer(Exception):
     """A library cannot be installed here; the message says why."""
 
 
+def with_package() -> dict[str, str]:
+    """Return the environment for a process of its own that finds this copy of the package before any other."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Let a script be told where the environments are."""
     text = "of other libraries, made where they are missing; default: benchmarks/.venv-peers"

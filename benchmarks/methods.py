@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from environments import python_of
+from environments import python_of, with_package
 from prepared import Prepared, store_truth
 from scipy import ndimage
 from training import Student, to_grey, write_pngs
@@ -110,9 +110,8 @@ def train_in_fresh_process(method: str, prepared: Prepared, budget: Budget) -> f
     script = str(Path(__file__).with_name("quality.py"))
     told = ["--minutes", str(budget.minutes), "--seed", str(budget.seed)]
     words = [sys.executable, script, *told, "--child", method, str(prepared.folder), str(prepared.work)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     start = time.monotonic()
-    subprocess.run(words, env=environment, check=True)
+    subprocess.run(words, env=with_package(), check=True)
     return time.monotonic() - start
 
 

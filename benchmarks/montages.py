@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from environments import with_package
 
 from n2n_pipeline.checkpoint import ModelCard, save_model
 from n2n_pipeline.config import DenoiseConfig, TileConfig
@@ -83,8 +84,7 @@ def run_in_fresh_process(side: int, memory_gb: float) -> dict[str, float]:
         make_montage(Path(folder) / "small.zarr", SMALL_PX)
         make_model(Path(folder) / "model")
         words = [sys.executable, __file__, "--child", folder, "--sides", str(side), "--memory", str(memory_gb)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(words, env=with_package(), stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

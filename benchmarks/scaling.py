@@ -38,6 +38,7 @@ import mrcfile
 import numpy as np
 import torch
 from costs import CORE_PX, MEASURED_FRAMES, SWEPT, print_costs, swept_megapixels
+from environments import with_package
 from ingest import forget
 from ingest import make_movie as make_still_movie
 
@@ -198,8 +199,7 @@ def measure(stage: str, movie: Path, device: str) -> Figures:
 def in_fresh_process(stage: str, movie: Path, device: str) -> Figures:
     """Run a stage in a process of its own."""
     words = [sys.executable, __file__, "--device", device, "--child", stage, str(movie)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(words, env=with_package(), stdout=subprocess.PIPE, text=True, check=True)
     found: Figures = json.loads(done.stdout.splitlines()[-1])
     return found
 

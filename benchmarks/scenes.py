@@ -1,6 +1,6 @@
 """Still scenes of the specimens that starting weights are trained on, without any noise, for `pretrain_ladder.py`.
 
-    python benchmarks/scenes.py FILE.npz [--count 96] [--side 448]
+    python benchmarks/scenes.py FILE.npz [--count 144] [--side 448]
 
 Needs ``pip install de-twin==0.3.0 mrcfile scipy``, best in a virtual environment of its own. Each is what one of
 the training movies of `twins.py` would show, by its seed, as electrons per pixel with a mean of one; blank ones
@@ -20,7 +20,7 @@ def main() -> None:
     """Draw the scenes, and write them with their seeds."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--count", type=int, default=96)
+    parser.add_argument("--count", type=int, default=144)
     parser.add_argument("--side", type=int, default=448, help="in px")
     told = parser.parse_args()
     seeds, scenes, seed = [], [], FIRST_SEED

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 import torch
+from environments import with_package
 from prepared import prepare
 from scipy import ndimage
 
@@ -97,8 +97,7 @@ def measure(folder: Path, work: Path, seconds: float, seed: int) -> dict[str, An
     work.mkdir(parents=True, exist_ok=True)
     prepare(folder, work)
     words = [sys.executable, __file__, "--seconds", str(seconds), "--seed", str(seed), "--child", str(work)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    running = [subprocess.Popen([*words, start], env=environment) for start in STARTS]
+    running = [subprocess.Popen([*words, start], env=with_package()) for start in STARTS]
     if any(process.wait() for process in running):
         raise SystemExit(f"{folder.name}: a training failed")
     truth = folder / "truth.mrc"

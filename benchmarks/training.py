@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from environments import with_package
 from PIL import Image
 
 from n2n_pipeline import model
@@ -225,8 +226,7 @@ def measure(method: str, folder: Path, config: RunConfig) -> dict[str, float]:
 def run_in_fresh_process(method: str, folder: Path, config: RunConfig) -> dict[str, float]:
     """Measure a method in a process of its own."""
     words = [sys.executable, __file__, "--child", method, str(folder), config.model_dump_json()]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(words, env=with_package(), stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

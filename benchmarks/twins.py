@@ -96,7 +96,7 @@ def draw_scene(seed: int) -> Scene:
 
 
 def draw_flux(scene: Scene, side_px: int, seed: int) -> tuple[Floats, Any, Any, Callable[[int], Any]]:
-    """Return the scene without noise, the twin that drew it, its request, and how to ask for the sensor's middle."""
+    """Return the scene without noise, the twin and its request, and how to ask for its sensor's middle."""
     from de_twin import DigitalTwin  # not needed to read the scenes
     from de_twin.clock import ManualClock
     from de_twin.state import Roi

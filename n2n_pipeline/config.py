@@ -118,10 +118,10 @@ class TrainConfig(Settings):
     """Frames per sample: as the sweep found, or a number. Of several, ``4,8,16``, each sample draws one, and the
     network then says itself, on frames kept from it, which of them it does best with. ``all``: the network sees
     a ladder of windows at once, and chooses among them pixel by pixel."""
-    target: Annotated[int, Field(ge=3)] = 5
-    """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17 or 33.
-    What changes within so many frames is blurred; a wider one is less noisy to learn from, which gains 0.2 dB
-    where nothing changes."""
+    target: Literal["auto"] | Annotated[int, Field(ge=3)] = "auto"
+    """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17, 33 or 95. A wider
+    target is less noisy to learn from, and blurs what changes within it. ``auto``: as many, pixel by pixel, as the
+    half that the network sees shows no change in."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
     ``auto``: every eighth, up to 24, where several windows are given; else none."""

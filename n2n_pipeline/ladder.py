@@ -26,8 +26,8 @@ from n2n_pipeline.sliding import prepare_references, write_average
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
-SHORT = (5, 9, 17, 33)
-LONGEST_REACH = 48  # frames before or after, and the one in the middle
+LADDER = (5, 9, 17, 33, 95)
+"""The windows of all movies; a level that reaches beyond a short movie's ends holds all of it."""
 BLOCK = 1024  # pixels at a time
 
 
@@ -85,18 +85,6 @@ def split_around(n_frames: int, t: int, order: Bools | None = None) -> Bools:
     frames = np.arange(n_frames)
     is_odd: Bools = order[np.abs(frames - t)] ^ (frames > t)
     return ~is_odd
-
-
-def default_ladder(n_frames: int) -> tuple[int, ...]:
-    """Return the windows of a movie's ladder: short ones, and one that is all of a short movie from any frame.
-
-    Examples
-    --------
-    >>> default_ladder(500), default_ladder(40), default_ladder(12), default_ladder(2)
-    ((5, 9, 17, 33, 95), (5, 9, 17, 33, 79), (5, 9, 23), (5, 9))
-    """
-    longest = max(2 * min(n_frames, LONGEST_REACH) - 1, 2 * SHORT[0] - 1)
-    return (SHORT[0], *(window for window in SHORT[1:] if 2 * window <= longest), longest)
 
 
 class Ladder(NamedTuple):

@@ -20,6 +20,7 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import choose_device
 from n2n_pipeline.errors import InputError
 from n2n_pipeline.geometry import spread_evenly
+from n2n_pipeline.ladder import LADDER
 from n2n_pipeline.manifest import content_digest
 from n2n_pipeline.metrics.noise import clipped_deviation
 from n2n_pipeline.model import CPU_NETWORK, PAPER_NETWORK
@@ -31,6 +32,9 @@ STARTING = Path("starting")
 """In place of a model: these weights. A folder of that name is ``./starting``."""
 FOLDER = Path(__file__).with_name("data") / "starting"
 NETWORKS = {"cpu": CPU_NETWORK, "full": PAPER_NETWORK}
+NETWORKS |= {
+    f"{name}-all": network.model_copy(update={"in_channels": len(LADDER)}) for name, network in NETWORKS.items()
+}
 SAMPLE_FRAMES = 6
 SAMPLE_PX = 512
 

@@ -106,8 +106,8 @@ def model(tmp_path):
 
 def test_training_leaves_a_model_that_knows_its_ladder(trained):
     card = load_model(trained).card
-    assert card.ladder == (5, 9, 31)
-    assert card.network.in_channels == len(card.level_scales) == 3
+    assert card.ladder == (5, 9, 17, 33, 95)
+    assert card.network.in_channels == len(card.level_scales) == 5
     assert card.target == 5
     assert "window: all" in (trained / "config.yaml").read_text()
 
@@ -142,12 +142,12 @@ def test_a_training_asked_to_stop_continues_to_the_same_bytes(trained, movie, tm
 
 def test_a_target_that_is_no_level_and_a_start_of_another_kind_are_refused(movie, trained, tmp_path):
     wrong = CONFIG.model_copy(update={"train": TRAIN.model_copy(update={"target": 7})})
-    with pytest.raises(InputError, match="7 is not one of 5, 9, 31 frames"):
+    with pytest.raises(InputError, match="7 is not one of 5, 9, 17, 33, 95 frames"):
         train_model([movie], tmp_path / "model", wrong)
     other = CONFIG.model_copy(
         update={"network": None, "train": TRAIN.model_copy(update={"init": trained, "window": 8})}
     )
-    with pytest.raises(InputError, match="was trained on a ladder of 5, 9, 31 frames"):
+    with pytest.raises(InputError, match="was trained on a ladder of 5, 9, 17, 33, 95 frames"):
         train_model([movie], tmp_path / "other", other)
 
 
@@ -216,7 +216,7 @@ def test_the_report_shows_the_windows_that_the_network_chose(movie, trained, tmp
     denoise_store(movie, trained, tmp_path / "out.zarr", PLAIN, device="cpu")
     page = write_report(tmp_path / "out.zarr", tmp_path / "report.html").read_text()
     assert "Windows it chose" in page
-    assert "It saw windows of 5, 9, 31 frames at once" in page
+    assert "It saw windows of 5, 9, 17, 33, 95 frames at once" in page
     assert "all at once" in page
 
 

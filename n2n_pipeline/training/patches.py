@@ -20,8 +20,11 @@ from n2n_pipeline.halving import split_window
 from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.training.detail import draw_start
 from n2n_pipeline.training.pool import Pool, Slot
+from n2n_pipeline.training.steadiness import BIN_PX, Levels, count_steady
 
 Floats = npt.NDArray[np.float32]
+Place = tuple[range, range]
+"""Rows and columns of the stable frame of reference."""
 
 HELD_OUT_PX = 64  # below some 64² px the mean squares of single blocks are far from Gaussian
 HELD_OUT_SHARE = 1 / 16
@@ -59,6 +62,8 @@ class Recipe(NamedTuple):
     patch_px: int
     target: int = 0
     """Of a ladder: frames about the middle one, whose other half is the target. 0 where it is no ladder."""
+    widest: int = 0
+    """Frames of the target where nothing changes, if more; see `steadiness`."""
     detail: float = 0.0
     """Share of patches drawn by contrast."""
 
@@ -71,6 +76,10 @@ class Deal(NamedTuple):
     target: list[int]
     full: float
     """Frames behind a target whose weight is 1."""
+    wider: tuple[list[int], ...] = ()
+    """What each wider target adds to the one before."""
+    middle: int = 0
+    """Of a ladder: the group in the middle."""
 
 
 class PatchSampler:
@@ -95,18 +104,36 @@ class PatchSampler:
         patches = [self._draw((self._recipe.seed, step, index)) for index in indices]
         return Batch(*(np.stack(parts) for parts in zip(*patches, strict=True)))
 
+    def draw_levels(self, indices: range) -> list[Levels]:
+        """Draw the levels of some patches alone."""
+        self._pool.prepare(0)
+        found = []
+        for index in indices:
+            slot, deal, place, _ = self._choose((self._recipe.seed, 0, index))
+            patch = average_halves(slot, deal, place)
+            found.append(Levels.of_pixels(patch.values, patch.counts, noise_at(slot, place)))
+        return found
+
     def _draw(self, key: tuple[int, int, int]) -> Batch:
+        slot, deal, place, rng = self._choose(key)
+        pair = average_halves(slot, deal, place)
+        weight = pair.weight / deal.full
+        for block in self._held_out[slot.movie]:
+            rows, cols = (
+                slice(max(first - part.start, 0), max(first + block.side - part.start, 0))
+                for first, part in zip((block.y, block.x), place, strict=True)
+            )
+            weight[rows, cols] = 0
+        return turn(pair._replace(weight=weight), int(rng.integers(8)))
+
+    def _choose(self, key: tuple[int, int, int]) -> tuple[Slot, Deal, Place, np.random.Generator]:
+        """Choose where a patch comes from, and return what else is drawn for it."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         slot = self._pool.choose(key[1], rng)
         deal = self._deal(slot, rng)
         side = self._recipe.patch_px
         y, x = self._draw_start(slot, rng)
-        pair = average_halves(slot, deal, (range(y, y + side), range(x, x + side)))
-        weight = pair.weight / deal.full
-        for block in self._held_out[slot.movie]:
-            rows = slice(max(block.y - y, 0), max(block.y + block.side - y, 0))
-            weight[rows, max(block.x - x, 0) : max(block.x + block.side - x, 0)] = 0
-        return turn(pair._replace(weight=weight), int(rng.integers(8)))
+        return slot, deal, (range(y, y + side), range(x, x + side)), rng
 
     def _deal(self, slot: Slot, rng: np.random.Generator) -> Deal:
         n_groups = len(slot.stack.sums)
@@ -158,15 +185,21 @@ def deal_ladder(n_frames: int, t: int, recipe: Recipe, rng: np.random.Generator)
         nearest = level_frames(n_frames, t, recipe.windows[0])
         if target and used[nearest.start : nearest.stop].any():
             break
-    levels, inner = [], range(t, t)
+    rings, inner = [], range(t, t)
     for window in recipe.windows:
         outer = level_frames(n_frames, t, window)
-        levels.append([f for f in outer if used[f] and f not in inner])
+        rings.append([f for f in outer if f not in inner])
         inner = outer
-    return Deal(levels, target, recipe.target / 2)
+    levels = [[f for f in ring if used[f]] for ring in rings]
+    wider = tuple(
+        [f for f in ring if not used[f]]
+        for ring, window in zip(rings, recipe.windows, strict=True)
+        if recipe.target < window <= recipe.widest
+    )
+    return Deal(levels, target, recipe.target / 2, wider, t)
 
 
-def average_halves(slot: Slot, deal: Deal, place: tuple[range, range]) -> Batch:
+def average_halves(slot: Slot, deal: Deal, place: Place) -> Batch:
     """Average the two sides of a sample at one place, ``(y, x)``.
 
     Parameters
@@ -197,11 +230,50 @@ def average_halves(slot: Slot, deal: Deal, place: tuple[range, range]) -> Batch:
         [fill_unseen(*level, slot.typical_value)[inner] for level in zip(totals, counts, strict=True)]
     )
     seen = counts[:, *inner].astype(np.float32)
-    target, target_count = slot.sum_groups(deal.target, place)
-    target /= np.maximum(target_count, 1)
+    target, weight = _average_target(slot, deal, place, values, seen)
     if len(deal.levels) == 1:
         values, seen = values[0], seen[0]
-    return Batch(values, seen, target.astype(np.float32), target_count.astype(np.float32))
+    return Batch(values, seen, target, weight)
+
+
+def _average_target(
+    slot: Slot, deal: Deal, place: Place, values: npt.NDArray[np.floating], seen: Floats
+) -> tuple[Floats, Floats]:
+    """Average the frames of the target, where the input ``(level, y, x)`` shows no change more of them."""
+    parts = [slot.sum_groups(groups, place) for groups in (deal.target, *deal.wider)]
+    total, count = parts[0]
+    if not deal.wider or slot.noise is None:
+        return (total / np.maximum(count, 1)).astype(np.float32), count.astype(np.float32)
+    levels = slice(len(parts) + 1)
+    early = [[group for group in level if group < deal.middle] for level in deal.levels[levels]]
+    before, frames_before = (
+        np.cumsum(part, axis=0) for part in zip(*(slot.sum_groups(groups, place) for groups in early), strict=True)
+    )
+    noise = noise_at(slot, place)
+    steady = count_steady(
+        Levels.of_pixels(values[levels], seen[levels], noise),
+        Levels.of_pixels(before / np.maximum(frames_before, 1), frames_before, noise),
+    )
+    weight = count / len(deal.target)
+    n_frames = len(deal.target)
+    for step, (more, more_count) in enumerate(parts[1:]):
+        n_frames += len(deal.wider[step])
+        is_wider = steady > step
+        total += np.where(is_wider, more, 0)
+        count = count + np.where(is_wider, more_count, 0)
+        weight = np.where(is_wider, count / n_frames, weight)
+    return (total / np.maximum(count, 1)).astype(np.float32), (weight * deal.full).astype(np.float32)
+
+
+def noise_at(slot: Slot, place: Place) -> Floats:
+    """Return a region's noise, ``(box, y, x)`` in bins, at one place."""
+    if slot.noise is None:
+        raise ValueError("the pool measured no noise")
+    rows, cols = (
+        slice((part.start - whole.start) // BIN_PX, (part.start - whole.start) // BIN_PX + len(part) // BIN_PX)
+        for part, whole in zip(place, slot.region[1:], strict=True)
+    )
+    return slot.noise[:, rows, cols]
 
 
 def turn(patch: Batch, which: int) -> Batch:

@@ -23,7 +23,7 @@ from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.ladder import default_ladder
+from n2n_pipeline.ladder import LADDER
 from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.metrics.noise import clipped_deviation
 from n2n_pipeline.model import stride
@@ -33,10 +33,12 @@ from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training.exposures import Exposures, pair_exposures
 from n2n_pipeline.training.outliers import without_outliers
 from n2n_pipeline.training.patches import Batch, Block, PatchSampler, Recipe, plan_held_out
-from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, Pool
+from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, STEADINESS, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
+from n2n_pipeline.training.steadiness import choose_widest
 
 NORMALISATION_PATCHES = 64
+STEADINESS_PATCHES = 128
 STEPS = (800, 350)  # from random weights, from weights that were trained before
 LEARNING_RATES = (3e-3, 1e-3)
 HELD_OUT_EVERY = 8  # frames, one of which is kept from training
@@ -69,6 +71,8 @@ class TrainingPlan(Settings):
     windows: tuple[int, ...]
     target: int
     """Of a ladder of windows; 0 where they are none."""
+    widest: int = 0
+    """Where nothing changes."""
     split: Split
     seed: int
     patch_px: int
@@ -85,7 +89,7 @@ class TrainingPlan(Settings):
     @property
     def recipe(self) -> Recipe:
         """How patches are drawn."""
-        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target, self.detail)
+        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target, self.widest, self.detail)
 
     @property
     def ladder(self) -> tuple[int, ...]:
@@ -171,8 +175,9 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
     )
     sample = _draw_sample(movies, plan, pool_bytes)
     mean, scales = measure_normalisation(sample)
+    widest = _choose_widest(movies, plan, pool_bytes) if target and config.train.target == "auto" else target
     _warn_of_low_counts(config, estimate_electrons(sample, target) * (target or min(windows)) / 2)
-    return plan.model_copy(update={"mean": mean, "scales": scales})
+    return plan.model_copy(update={"mean": mean, "scales": scales, "widest": widest})
 
 
 def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> tuple[NetworkConfig, Path | None]:
@@ -188,7 +193,7 @@ def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> t
         return card.network, init
     network = config.network or default_network(device)
     if ladder:
-        return network.model_copy(update={"in_channels": len(ladder)}), None
+        network = network.model_copy(update={"in_channels": len(ladder)})
     return network, starting_weights(network) if init == "starting" else None
 
 
@@ -245,6 +250,16 @@ def _draw_sample(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> Batch:
         pool.close()
 
 
+def _choose_widest(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> int:
+    """Measure how wide targets may be on samples of the movies."""
+    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes, with_noise=True)
+    try:
+        sampler = PatchSampler(pool, plan.recipe, plan.held_out)
+        return choose_widest(sampler.draw_levels(range(STEADINESS, STEADINESS + STEADINESS_PATCHES)), plan.windows)
+    finally:
+        pool.close()
+
+
 def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps: int) -> ModelCard:
     """Return what is saved beside the weights."""
     settings = config.train.model_dump(mode="json", exclude={"init", "save_every", "memory_gb", "tensorboard"})
@@ -257,6 +272,8 @@ def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps:
         "held_out_frames": movies.held_out,
         "init": weights_digest(plan.start) if plan.start else None,
     }
+    if plan.target:
+        provenance["widest_target"] = plan.widest
     return ModelCard(
         network=plan.network,
         mean=plan.mean,
@@ -298,7 +315,7 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
     if movies.first_store is None:
         raise ValueError("no movies to compare windows on")
     if wanted == "all":
-        return _choose_ladder(movies, config), config.train.target
+        return _choose_ladder(config)
     if wanted == "auto":
         wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
     windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
@@ -310,15 +327,16 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
     return windows, 0
 
 
-def _choose_ladder(movies: Movies, config: RunConfig) -> tuple[int, ...]:
-    """Return the windows of the ladder to start from, or those that the movies allow."""
+def _choose_ladder(config: RunConfig) -> tuple[tuple[int, ...], int]:
+    """Return the windows of the ladder to start from, or those of any other, and the frames of the target."""
     init = config.train.init
     started = load_model(init).card.ladder if isinstance(init, Path) else ()
-    ladder = started or default_ladder(min(movie.n_frames for movie in movies.frames))
-    if config.train.target not in ladder:
-        wanted = f"{config.train.target} is not one of {', '.join(map(str, ladder))} frames"
+    ladder = started or LADDER
+    target = ladder[0] if config.train.target == "auto" else config.train.target
+    if target not in ladder:
+        wanted = f"{target} is not one of {', '.join(map(str, ladder))} frames"
         raise InputError("train.target", wanted, code=ExitCode.CONFIG)
-    return ladder
+    return ladder, target
 
 
 def _choose_precision(wanted: Precision, device: torch.device) -> Precision:

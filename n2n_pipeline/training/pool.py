@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from n2n_pipeline.training.detail import measure_detail
 from n2n_pipeline.training.stacks import Frames, Region, Stack, group_size, stack_bytes, whole_region
+from n2n_pipeline.training.steadiness import measure_noise
 
 Sums = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,7 +27,7 @@ Counts = npt.NDArray[np.uint16]
 REGION_PX = 512
 REGION_WINDOWS = 4
 STEPS_PER_REGION = 25
-POOL, VALIDATION, HELD_OUT, NORMALISATION = 2**40, 2**41, 2**42, 2**43
+POOL, VALIDATION, HELD_OUT, NORMALISATION, STEADINESS = 2**40, 2**41, 2**42, 2**43, 2**44
 """In place of a step: keys of random numbers that are no patch's."""
 
 
@@ -40,6 +41,8 @@ class Slot(NamedTuple):
     typical_value: float
     detail: npt.NDArray[np.float64] | None = None
     """Share of draws by contrast, see `detail.measure_detail`; None where patches are drawn evenly."""
+    noise: Floats | None = None
+    """See `steadiness.measure_noise`; None where no target is widened."""
 
     def sum_groups(self, groups: Sequence[int], place: tuple[range, range]) -> tuple[Sums, Ints]:
         """Sum some groups of frames, and the frames in them, at rows and columns of the movie."""
@@ -87,6 +90,8 @@ class Pool:
         How much may be held; movies that fit together are held whole.
     with_detail : bool
         Measure where each region has contrast.
+    with_noise : bool
+        Measure each region's noise.
     """
 
     def __init__(
@@ -96,8 +101,9 @@ class Pool:
         seed: int,
         memory_bytes: int,
         with_detail: bool = False,
+        with_noise: bool = False,
     ) -> None:
-        self._with_detail = with_detail
+        self._with_detail, self._with_noise = with_detail, with_noise
         self._movies, self._seed, self._longest = movies, seed, max(windows)
         self._group_size = group_size(min(windows))
         frames = np.array([movie.n_frames for movie in movies], np.float64)
@@ -150,7 +156,8 @@ class Pool:
         movie = self._movies[choice.movie]
         stack = movie.read_stack(choice.region, self._group_size)
         detail = measure_detail(stack) if self._with_detail else None
-        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value, detail)
+        noise = measure_noise(stack) if self._with_noise else None
+        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value, detail, noise)
 
     def _draw_region(self, key: tuple[int, int]) -> Choice:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, POOL, *key))))

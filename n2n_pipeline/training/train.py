@@ -150,7 +150,9 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         todo = f"use --device {plan.device} or --restart"
         raise InputError(output, f"was begun on {plan.device}, not {ranks.device}", todo, ExitCode.UNAVAILABLE)
     state = TrainingState(_start_network(plan, ranks.device))
-    pool = Pool(movies.frames, plan.windows, plan.seed, _memory_bytes(config), plan.detail > 0)
+    pool = Pool(
+        movies.frames, plan.windows, plan.seed, _memory_bytes(config), plan.detail > 0, plan.widest > plan.target
+    )
     task = Task(
         config.train,
         plan.steps,
