@@ -12,6 +12,7 @@ updates, whatever the movie.
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,13 +38,8 @@ KFLOP_PER_PX = {"the CPU's network, on a CPU": 36.9, "the paper's network, on a 
 HALVES = 2
 CORE_PX, HALO_PX, STRIDE_PX = 2048, 128, 32
 """Of a tile of a large image; the halo is the exact one, as `scaling.py` asks for."""
-PATCH_PX = 8 * 128**2
-GPU_TFLOPS = 989.0
-"""Dense bfloat16 of one H100 SXM, as its maker publishes it."""
-GPU_SHARE = 0.3
-"""Of that which a network of 48 channels is taken to reach: an assumption, nothing was measured."""
-HOST_CORES = 16
-"""Of the GPU's host. Stages that are not the network's are taken to gain by all: the two measured, by 8."""
+GPU_CORES = 16
+"""Of the host whose GPU was measured; what was not measured there is taken to gain by them, 8 times of two."""
 
 Shape = tuple[int, int, int]
 
@@ -166,15 +162,19 @@ def print_flatness(part: dict[str, Any]) -> None:
 
 
 def on_a_gpu(shape: Shape, seconds: dict[str, float], gpus: int) -> dict[str, float]:
-    """Return the seconds on GPUs, each in a host of its own: ingest and denoising are spread, the rest is not."""
-    faster, rate = HOST_CORES / 2, GPU_TFLOPS * 1e12 * GPU_SHARE
-    flop = 1e3 * KFLOP_PER_PX["the paper's network, on a GPU"]
+    """Return the seconds on GPUs, each in a host of its own: ingest and denoising are spread, the rest is not.
+
+    By what ``gpu_stages.py`` measured on one, in proportion to pixels; the sweep, which uses no GPU, by its cores.
+    """
+    found = read_json(RESULTS / "stages_cuda.json") or {}
+    times = math.prod(shape) / math.prod(found["shape"])
+    tiles = tile_cost(shape) / tile_cost(tuple(found["shape"]))
     return {
-        "ingest": seconds["ingest"] / faster / gpus,
-        "align": seconds["align"] / faster,
-        "sweep": seconds["sweep"] / faster,
-        "train": UPDATES * 3 * flop * PATCH_PX / rate,
-        "denoise": math.prod(shape) * HALVES * tile_cost(shape) * flop / rate / gpus,
+        "ingest": found["ingest_s"] * times / gpus,
+        "align": statistics.median(found["align_s"]["cuda"]) * times,
+        "sweep": seconds["sweep"] / (GPU_CORES / 2),
+        "train": found["run_stages_s"]["train"],
+        "denoise": statistics.median(found["denoise_s"]) * times * tiles / gpus,
     }
 
 
@@ -196,7 +196,7 @@ def print_costs(kept: dict[str, Any]) -> None:
         print(f"{what}: {files} files of {step} frames")
     for network, kflop in KFLOP_PER_PX.items():
         print(f"denoised by {network}: {pixels * HALVES * tile_cost(LARGE) * kflop * 1e3 / 1e15:.1f} PFLOP")
-    print("\n| stage | two cores, h | one GPU, h (not measured) | 16 GPUs, h (not measured) |\n|---|---|---|---|")
+    print("\n| stage | two cores, h | one GPU, h | 16 GPUs, h (not measured) |\n|---|---|---|---|")
     here = predict(LARGE, rates)
     columns = [here, *(on_a_gpu(LARGE, here, gpus) for gpus in (1, 16))]
     for stage in here:

@@ -11,10 +11,12 @@ device=${N2N_DEVICE:-cuda}
 tiny=${N2N_TINY:-}
 python -c "import torch, sys; d = torch.device('$device'); torch.zeros(1, device=d); print(torch.cuda.get_device_name() if d.type == 'cuda' else d)"
 
-steps=100 rounds=3 size=
+steps=200 rounds=2 size=
 [ -z "$tiny" ] || { steps=2 rounds=1 size=--tiny; }
 
 echo "== training: images a second against the bare network and the student project's loop"
 python benchmarks/training.py --device "$device" --steps $steps --rounds $rounds
-echo "== scaling: every stage, by the size of a frame"
-python benchmarks/scaling.py --device "$device" --parts size --rounds $rounds $size
+echo "== stages of a large movie, and the whole command"
+python benchmarks/gpu_stages.py --device "$device" $size
+echo "== denoising, by the size of a frame"
+python benchmarks/scaling.py --device "$device" --parts size --stages denoise --rounds $rounds $size

@@ -29,7 +29,7 @@ Ints = npt.NDArray[np.int64]
 
 BIN_PX = 2
 BOXES = (3, 5, 11)
-"""Sides, in bins, of the squares over which averages are compared: for small and strong changes, large and faint."""
+"""Sides, in bins, of the squares over which averages are compared: for what is small and what is faint."""
 FINE = 2
 """How many of them are averaged over the whole movie; the largest are too few to."""
 SMOOTH = 17
