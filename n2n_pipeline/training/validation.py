@@ -29,6 +29,7 @@ from n2n_pipeline.training.patches import (
 )
 from n2n_pipeline.training.pool import VALIDATION, Slot
 from n2n_pipeline.training.stacks import Frames, Region, group_size
+from n2n_pipeline.training.steadiness import measure_noise
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -122,7 +123,9 @@ def _read_sample(
         _around(block.x, block.side, recipe.patch_px, movie.shape[1]),
     )
     region = Region(frames, *place)
-    slot = Slot(0, region, movie.read_stack(region, size), size, movie.typical_value)
+    stack = movie.read_stack(region, size)
+    noise = measure_noise(stack) if deal.wider else None
+    slot = Slot(0, region, stack, size, movie.typical_value, noise=noise)
     batch = average_halves(slot, deal, place)
     inside = np.zeros(batch.weight.shape, bool)
     y, x = block.y - place[0].start, block.x - place[1].start
