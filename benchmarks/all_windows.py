@@ -11,8 +11,8 @@ Scored are frames spread over the movie, first and last included: SNR in dB agai
 fit, a border left out. The best fixed window is picked with the truth, which a user does not have.
 
 ``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity. ``--cost
-FOLDER`` compares what denoising and the windows themselves take, with networks that were not trained; give it
-``--threads 1``, for threads that wait count too.
+FOLDER`` compares what denoising and the windows themselves take, with the starting weights; give it ``--threads
+1``, for threads that wait count too.
 
 What is measured is added to ``results/all_windows.json``, a case at a time, and what stands there is not measured
 again; the table and the sheets of pictures are drawn from all of it.
@@ -34,15 +34,14 @@ from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
 
 import n2n_pipeline as n2n
 from n2n_pipeline.averages import read_ladder, read_pairs
-from n2n_pipeline.checkpoint import ModelCard, load_model, save_model
-from n2n_pipeline.config import DenoiseConfig, IngestConfig, RunConfig, TrainConfig
+from n2n_pipeline.checkpoint import load_model
+from n2n_pipeline.config import DenoiseConfig, IngestConfig, RunConfig, TrainConfig, Window
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import set_threads
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.inputs import Inputs, inputs_for
 from n2n_pipeline.ladder import LADDER
-from n2n_pipeline.model import CPU_NETWORK, UNet
 from n2n_pipeline.pictures import contact_sheet
 from n2n_pipeline.plots import Frame, Line, line_plot
 from n2n_pipeline.progress import set_quiet
@@ -228,7 +227,8 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
     given = {name: folder / f"{name}.mrc" for name in ("dark", "gain") if (folder / f"{name}.mrc").is_file()}
     store = n2n.ingest(folder / "movie.mrc", scratch / "movie.zarr", IngestConfig(**given))
     n_frames = open_store(store).info.shape[0]
-    models = {"fixed": untrained(scratch / "fixed", ()), "all": untrained(scratch / "all", LADDER)}
+    windows: dict[str, Window] = {"fixed": 32, "all": "all"}
+    models = {name: start_only(store, scratch / name, window) for name, window in windows.items()}
     found: Json = {"frames": n_frames}
     for drift in ("not aligned", "aligned"):
         if drift == "aligned":
@@ -247,16 +247,10 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
     return found
 
 
-def untrained(model: Path, ladder: tuple[int, ...]) -> Path:
-    """Write a network as `train` would, but for its weights."""
-    network = CPU_NETWORK.model_copy(update={"in_channels": max(len(ladder), 1)})
-    card = ModelCard(network=network, mean=0, scale=1, window=32)
-    if ladder:
-        scales = (1.0,) * len(ladder)
-        card = ModelCard(
-            network=network, mean=0, scale=1, window=ladder[-1], ladder=ladder, level_scales=scales, target=5
-        )
-    return save_model(model, UNet(network), card)
+def start_only(store: Path, model: Path, window: Window) -> Path:
+    """Write the package's starting weights, in a movie's units: a training of one step that changes nothing."""
+    train = TrainConfig(window=window, steps=1, lr=1e-9)
+    return train_model([store], model, RunConfig(train=train, device="cpu"))
 
 
 def timed(work: Callable[..., object], *given: object) -> float:
