@@ -227,7 +227,7 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
     given = {name: folder / f"{name}.mrc" for name in ("dark", "gain") if (folder / f"{name}.mrc").is_file()}
     store = n2n.ingest(folder / "movie.mrc", scratch / "movie.zarr", IngestConfig(**given))
     n_frames = open_store(store).info.shape[0]
-    windows: dict[str, Window] = {"fixed": 32, "all": "all"}
+    windows: dict[str, Window] = {"fixed": min(32, n_frames), "all": "all"}
     models = {name: start_only(store, scratch / name, window) for name, window in windows.items()}
     found: Json = {"frames": n_frames}
     for drift in ("not aligned", "aligned"):
