@@ -162,10 +162,12 @@ class Ladder(NamedTuple):
         shape = (len(self._computed), len(self.windows), frames.shape[1])
         halves = Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
         is_small = frames.dtype.kind in "iub" and frames.dtype.itemsize <= 2
-        rows = shape[0] + 2 * (self.windows[-1] // 2)
+        # Beyond the ends of the movie a level holds nothing more.
+        reaches = np.minimum(np.array(self.windows) // 2, self.n_frames - 1)
+        rows = shape[0] + 2 * reaches[-1]
         work = np.empty((rows, min(BLOCK, max(shape[2], 1))), np.int32 if is_small else np.float64)
         middle = np.where(np.array(self._computed) == self.n_frames - 1, -1, 1)
-        place = (self.frames[0] - self.needed[0], np.array(self.windows) // 2, middle)
+        place = (self.frames[0] - self.needed[0], reaches, middle)
         _slide_levels(frames, place, work, members, references, halves)
         return halves
 
