@@ -242,7 +242,7 @@ def _average_target(
     """Average the frames of the target, where the input ``(level, y, x)`` shows no change more of them."""
     parts = [slot.sum_groups(groups, place) for groups in (deal.target, *deal.wider)]
     total, count = parts[0]
-    if not deal.wider or slot.noise is None:
+    if not deal.wider:
         return (total / np.maximum(count, 1)).astype(np.float32), count.astype(np.float32)
     levels = slice(len(parts) + 1)
     early = [[group for group in level if group < deal.middle] for level in deal.levels[levels]]

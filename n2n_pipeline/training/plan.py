@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -173,9 +173,8 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
-    sample = _draw_sample(movies, plan, pool_bytes)
+    sample, widest = _look_at(movies, plan, pool_bytes, config.train.target)
     mean, scales = measure_normalisation(sample)
-    widest = _choose_widest(movies, plan, pool_bytes) if target and config.train.target == "auto" else target
     _warn_of_low_counts(config, estimate_electrons(sample, target) * (target or min(windows)) / 2)
     return plan.model_copy(update={"mean": mean, "scales": scales, "widest": widest})
 
@@ -241,21 +240,19 @@ def estimate_electrons(sample: Batch, ladder_target: int = 0) -> float:
     return float(values.mean()) ** 2 / variance if variance else math.inf
 
 
-def _draw_sample(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> Batch:
-    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
+def _look_at(
+    movies: Movies, plan: TrainingPlan, pool_bytes: int, target: int | Literal["auto"]
+) -> tuple[Batch, int]:
+    """Read a part of the movies: a sample for their mean and spread, and how wide the target may be."""
+    is_measured = plan.target > 0 and target == "auto"
+    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes, with_noise=is_measured)
     try:
         sampler = PatchSampler(pool, plan.recipe, plan.held_out)
-        return sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
-    finally:
-        pool.close()
-
-
-def _choose_widest(movies: Movies, plan: TrainingPlan, pool_bytes: int) -> int:
-    """Measure how wide targets may be on samples of the movies."""
-    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes, with_noise=True)
-    try:
-        sampler = PatchSampler(pool, plan.recipe, plan.held_out)
-        return choose_widest(sampler.draw_levels(range(STEADINESS, STEADINESS + STEADINESS_PATCHES)), plan.windows)
+        sample = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
+        if not is_measured:
+            return sample, plan.target
+        levels = sampler.draw_levels(range(STEADINESS, STEADINESS + STEADINESS_PATCHES))
+        return sample, choose_widest(levels, plan.windows)
     finally:
         pool.close()
 

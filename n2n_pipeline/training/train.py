@@ -151,7 +151,12 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         raise InputError(output, f"was begun on {plan.device}, not {ranks.device}", todo, ExitCode.UNAVAILABLE)
     state = TrainingState(_start_network(plan, ranks.device))
     pool = Pool(
-        movies.frames, plan.windows, plan.seed, _memory_bytes(config), plan.detail > 0, plan.widest > plan.target
+        movies.frames,
+        plan.windows,
+        plan.seed,
+        _memory_bytes(config),
+        with_detail=plan.detail > 0,
+        with_noise=plan.widest > plan.target,
     )
     task = Task(
         config.train,
