@@ -62,7 +62,7 @@ LENGTHS: dict[str, Shape] = {
     "align": (512, 384, 384),
     "sweep": (64, 512, 512),
     "train": (96, 512, 512),
-    "denoise": (128, 384, 384),
+    "denoise": (192, 384, 384),
 }
 SIZES: dict[str, tuple[Shape, ...]] = {
     "ingest": ((256, 1024, 1024), (64, 2048, 2048), (16, 4096, 4096)),
