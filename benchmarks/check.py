@@ -1,6 +1,6 @@
 """Whether it is still as fast, against a limit measured in the same minute, as when the ratios were recorded.
 
-    python benchmarks/check.py --quick          # four ratios, under a minute, for every change
+    python benchmarks/check.py --quick          # four ratios, a minute or two, for every change
     python benchmarks/check.py                  # runs tiles, training, pairs and ingest again: half an hour
     python benchmarks/check.py --quick --record # keeps the ratios as those to be compared with
 

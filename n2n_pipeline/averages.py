@@ -189,8 +189,8 @@ class _Windows(Protocol):
     def part(self, first: int, last: int) -> _Windows:
         """Return the consecutive windows ``first`` to ``last - 1``."""
 
-    def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
-        """Sum ``(t, p)`` frames into ``(row, level, p)`` halves."""
+    def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
+        """Average ``(t, p)`` frames, each pixel over those that saw it: ``(row, level, p)``, and how many."""
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average raw ``(t, y, x)`` counts and correct the averages."""
@@ -229,8 +229,11 @@ class _FixedWindows(NamedTuple):
         ends = (self.ends[0] if first == 0 else 0, self.ends[1] if last == n_windows else 0)
         return self._replace(needed=self.needed[first : last + self.size - 1], ends=ends)
 
-    def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
-        return self._halve(frames, dtype)
+    def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
+        counts = self._halve(seen, np.float32)
+        totals = self._halve(values, np.float64)
+        averages = (total / np.maximum(count, 1) for total, count in zip(totals, counts, strict=True))
+        return Halves(*(part.astype(np.float32, copy=False) for part in averages)), counts
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         even, odd = self.count_frames()
@@ -292,11 +295,8 @@ def _average_moving(movie: CorrectedMovie, windows: _Windows, canvas: list[range
     needed, extent = windows.needed, (len(canvas[0]), len(canvas[1]))
     moves = shifts[needed.start : needed.stop]
     values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, needed, canvas, moves))
-    counts = windows.sum_halves(seen, np.float32)
-    totals = windows.sum_halves(values, np.float64)
-    averages = (total / np.maximum(count, 1) for total, count in zip(totals, counts, strict=True))
-    parts = (part.astype(np.float32, copy=False) for part in (*averages, *counts))
-    return Pair(*(part.reshape(*part.shape[:2], *extent) for part in parts))
+    averages, counts = windows.average_placed(values, seen)
+    return Pair(*(part.reshape(*part.shape[:2], *extent) for part in (*averages, *counts)))
 
 
 def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints) -> Pair:

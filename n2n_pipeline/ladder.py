@@ -132,12 +132,23 @@ class Ladder(NamedTuple):
         Halves
             ``(ladder, level, p)`` each.
         """
-        ones = np.ones((len(self._computed), len(self.windows)))
-        return self._slide(frames, Halves(ones, ones), prepare_references(None, None), dtype)
+        return self._slide(frames, self._undivided, prepare_references(None, None), dtype)
+
+    def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
+        """Average both halves of every level of ``(t, p)`` frames, each pixel over the frames that saw it.
+
+        Returns
+        -------
+        tuple of Halves
+            ``(ladder, level, p)`` float32 averages, and the numbers of frames in them.
+        """
+        plain = prepare_references(None, None)
+        counts = self._slide(seen.view(np.bool_), self._undivided, plain, np.float32)
+        return self._slide(values, counts, plain, np.float32), counts
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
-        members = Halves(*(np.maximum(count, 1.0) for count in self.count_frames()))
+        members = Halves(*(np.maximum(count, 1.0)[:, :, None] for count in self.count_frames()))
         frames = buffers.averages.contiguous(counts).reshape(len(counts), -1)
         return self._slide(frames, members, prepare_references(dark, gain), np.float32)
 
@@ -156,16 +167,24 @@ class Ladder(NamedTuple):
     def _computed(self) -> range:
         return range(self.frames[0], self.frames[-1] + 1)
 
+    @property
+    def _undivided(self) -> Halves:
+        ones = np.ones((len(self._computed), len(self.windows), 1))
+        return Halves(ones, ones)
+
     def _slide(
         self, frames: Array, members: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
     ) -> Halves:
         shape = (len(self._computed), len(self.windows), frames.shape[1])
         halves = Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
-        is_small = frames.dtype.kind in "iub" and frames.dtype.itemsize <= 2
+        is_small = frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2
+        summed: type[np.number[Any]] = np.int32 if is_small else np.float64
+        if frames.dtype.kind == "b":  # sums are kept twice: exact, and half as wide
+            summed = np.int16 if 2 * self.windows[-1] <= np.iinfo(np.int16).max else np.int32
         # Beyond the ends of the movie a level holds nothing more.
         reaches = np.minimum(np.array(self.windows) // 2, self.n_frames - 1)
         rows = shape[0] + 2 * reaches[-1]
-        work = np.empty((rows, min(BLOCK, max(shape[2], 1))), np.int32 if is_small else np.float64)
+        work = np.empty((rows, min(BLOCK, max(shape[2], 1))), summed)
         middle = np.where(np.array(self._computed) == self.n_frames - 1, -1, 1)
         place = (self.frames[0] - self.needed[0], reaches, middle)
         _slide_levels(frames, place, work, members, references, halves)
@@ -181,7 +200,10 @@ def _slide_levels(
     references: tuple[Array, Array],
     halves: Halves,
 ) -> None:
-    """Sum a block of pixels at a time; ``place`` is the first ladder's frame, each level's reach, and middles."""
+    """Sum a block of pixels at a time; ``place`` is the first ladder's frame, each level's reach, and middles.
+
+    Sums are divided by ``members``, of all pixels or of each.
+    """
     begin, reaches, middle = place
     n_outputs, n_levels, size = halves.even.shape
     reach = reaches[-1]
@@ -207,11 +229,21 @@ def _slide_levels(
                 for j in range(width):
                     half[j] = total[after, j] - total[before, j] + difference[s, level, j]
                 out = halves.even[s, level, first:stop]
-                write_average(half[:width], 2.0 * members.even[s, level], references, first, out)
+                _finish(half[:width], members.even[s, level], references, first, out)
                 for j in range(width):
                     half[j] -= 2 * difference[s, level, j]
                 out = halves.odd[s, level, first:stop]
-                write_average(half[:width], 2.0 * members.odd[s, level], references, first, out)
+                _finish(half[:width], members.odd[s, level], references, first, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def _finish(twice: Array, members: Array, references: tuple[Array, Array], first: int, out: Array) -> None:
+    """Turn sums, given twice, into averages; where pixels were seen by frames of their own, only divide."""
+    if members.size == 1:
+        write_average(twice, 2.0 * max(members[0], 1.0), references, first, out)
+        return
+    for j in range(out.size):
+        out[j] = twice[j] / 2.0 / max(members[first + j], np.float32(1))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -40,6 +40,16 @@ def test_the_border_is_the_one_that_predicts_the_other_half_better(
     assert choose_border(blurred, inputs) == expected
 
 
+def test_where_chance_could_decide_nothing_is_mirrored(make_denoiser, tmp_path):
+    denoiser = dataclasses.replace(make_denoiser(), network=Blur())
+    chosen = []
+    for seed in range(20):  # of a mean at which both predict as well, within their noise
+        counts = np.random.default_rng(seed).poisson(12.7, (12, 70, 50)).astype(np.uint8)
+        movie = CorrectedMovie(write_movie(tmp_path / f"{seed}.zarr", counts))
+        chosen.append(choose_border(denoiser, Inputs(movie, 4)))
+    assert chosen.count(0) >= 10
+
+
 class Last(torch.nn.Module):
     """A network applied to the last of its channels."""
 
