@@ -11,8 +11,7 @@ Scored are frames spread over the movie, first and last included: SNR in dB agai
 fit, a border left out. The best fixed window is picked with the truth, which a user does not have.
 
 ``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity. ``--cost
-FOLDER`` compares what denoising and the windows themselves take, with the starting weights; give it ``--threads
-1``, for threads that wait count too.
+FOLDER`` compares what denoising and the windows themselves take, with the starting weights.
 
 What is measured is added to ``results/all_windows.json``, a case at a time, and what stands there is not measured
 again; the table and the sheets of pictures are drawn from all of it.
@@ -25,6 +24,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def write_table(found: Json) -> None:
             first, last = row["half_height"]
             lines.append(f"| {name} | {first:.1f}, {last:.1f} | {row['outside']:.3f} | {row['inside']:.3f} |")
     for name, cost in found.get("cost", {}).items():
-        lines += ["", f"## What it takes, in seconds of CPU ({name}, {cost['frames']} frames)", ""]
+        lines += ["", f"## What it takes, in seconds ({name}, {cost['frames']} frames)", ""]
         lines += ["| | denoise, one window | all | ratio | halves of one window | of all five | over the sum |"]
         lines += ["|---|" + "---:|" * 6]
         for drift in ("not aligned", "aligned"):
@@ -235,13 +235,18 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
             n2n.align(store)
         what = (CorrectedMovie(open_store(store)), range(n_frames), WHOLE)
         plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
+        halves: dict[str, Callable[[], object]] = {str(w): partial(read_pairs, *what, w) for w in LADDER}
+        halves["all"] = partial(read_ladder, *what, LADDER)
+        seconds = timed(halves)
         found[drift] = {
-            "one_window": [timed(read_pairs, *what, window) for window in LADDER],
-            "ladder": timed(read_ladder, *what, LADDER),
-            "denoise": {
-                kind: timed(denoise_store, store, model, output, plain, "cpu", True)
-                for kind, model in models.items()
-            },
+            "one_window": [seconds[str(window)] for window in LADDER],
+            "ladder": seconds["all"],
+            "denoise": timed(
+                {
+                    kind: partial(denoise_store, store, model, output, plain, "cpu", True)
+                    for kind, model in models.items()
+                }
+            ),
         }
         print(drift, found[drift], flush=True)
     return found
@@ -253,14 +258,15 @@ def start_only(store: Path, model: Path, window: Window) -> Path:
     return train_model([store], model, RunConfig(train=train, device="cpu"))
 
 
-def timed(work: Callable[..., object], *given: object) -> float:
-    """Return the least of three rounds, in seconds of CPU, which others at work on the machine lengthen less."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        work(*given)
-        times.append(time.process_time() - start)
-    return min(times)
+def timed(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Let works take turns, five rounds, and return the least seconds of each: others only ever slow a machine."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(5):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: min(found) for name, found in seconds.items()}
 
 
 def draw_curves(curves: Json) -> bytes:

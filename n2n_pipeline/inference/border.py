@@ -18,7 +18,7 @@ from n2n_pipeline.model import stride
 EDGE_PX = 8  # from the ends: beyond, what lies outside hardly counts
 SIDE_PX = 256
 FRAMES = 6
-SURE = 2.0  # standard errors
+SURE = 3.0  # standard errors, which few frames tell badly
 
 
 def choose_border(denoiser: Denoiser, inputs: Inputs) -> int:
