@@ -84,9 +84,10 @@ class Running:
         self.process.start()
 
     def send(self, number: int) -> None:
-        """Send a signal to the process alone."""
+        """Send a signal to the process alone, which may have ended by itself."""
         if self.process.is_alive() and self.process.pid:
-            os.kill(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     def kill(self) -> bool:
         """Kill it and all that it started; tell whether it was still at work."""
