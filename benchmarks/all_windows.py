@@ -30,6 +30,7 @@ from typing import Any
 
 import mrcfile
 import numpy as np
+from check import least_seconds
 from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
 
 import n2n_pipeline as n2n
@@ -51,6 +52,7 @@ from n2n_pipeline.training import train_model
 
 FILE = RESULTS / "all_windows.json"
 SHEET_PX = 160
+ROUNDS = 5  # of what is timed, in turns
 THERE = range(40, 60)
 
 Json = dict[str, Any]
@@ -235,18 +237,13 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
             n2n.align(store)
         what = (CorrectedMovie(open_store(store)), range(n_frames), WHOLE)
         plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
-        halves: dict[str, Callable[[], object]] = {str(w): partial(read_pairs, *what, w) for w in LADDER}
-        halves["all"] = partial(read_ladder, *what, LADDER)
-        seconds = timed(halves)
+        halves = [partial(read_pairs, *what, window) for window in LADDER]
+        *one_window, ladder = least_seconds([*halves, partial(read_ladder, *what, LADDER)], ROUNDS)
+        denoising = [partial(denoise_store, store, model, output, plain, "cpu", True) for model in models.values()]
         found[drift] = {
-            "one_window": [seconds[str(window)] for window in LADDER],
-            "ladder": seconds["all"],
-            "denoise": timed(
-                {
-                    kind: partial(denoise_store, store, model, output, plain, "cpu", True)
-                    for kind, model in models.items()
-                }
-            ),
+            "one_window": one_window,
+            "ladder": ladder,
+            "denoise": dict(zip(models, least_seconds(denoising, ROUNDS), strict=True)),
         }
         print(drift, found[drift], flush=True)
     return found
@@ -256,17 +253,6 @@ def start_only(store: Path, model: Path, window: Window) -> Path:
     """Write the package's starting weights, in a movie's units: a training of one step that changes nothing."""
     train = TrainConfig(window=window, steps=1, lr=1e-9)
     return train_model([store], model, RunConfig(train=train, device="cpu"))
-
-
-def timed(works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Let works take turns, five rounds, and return the least seconds of each: others only ever slow a machine."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(5):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: min(found) for name, found in seconds.items()}
 
 
 def draw_curves(curves: Json) -> bytes:

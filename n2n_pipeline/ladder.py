@@ -132,19 +132,26 @@ class Ladder(NamedTuple):
         Halves
             ``(ladder, level, p)`` each.
         """
-        return self._slide(frames, self._undivided, prepare_references(None, None), dtype)
+        ones = np.ones((len(self._computed), len(self.windows), 1))
+        return self._slide(frames, Halves(ones, ones), prepare_references(None, None), dtype)
 
     def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
-        """Average both halves of every level of ``(t, p)`` frames, each pixel over the frames that saw it.
+        """Average both halves of every level, each pixel over the frames that saw it.
+
+        Parameters
+        ----------
+        values : numpy.ndarray
+            ``(t, p)`` the frames that are needed, 0 where a frame did not see a pixel.
+        seen : numpy.ndarray
+            ``(t, p)`` uint8, 1 where it did.
 
         Returns
         -------
         tuple of Halves
             ``(ladder, level, p)`` float32 averages, and the numbers of frames in them.
         """
-        plain = prepare_references(None, None)
-        counts = self._slide(seen.view(np.bool_), self._undivided, plain, np.float32)
-        return self._slide(values, counts, plain, np.float32), counts
+        counts = self.sum_halves(seen.view(np.bool_), np.float32)
+        return self._slide(values, counts, prepare_references(None, None), np.float32), counts
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
@@ -167,11 +174,6 @@ class Ladder(NamedTuple):
     def _computed(self) -> range:
         return range(self.frames[0], self.frames[-1] + 1)
 
-    @property
-    def _undivided(self) -> Halves:
-        ones = np.ones((len(self._computed), len(self.windows), 1))
-        return Halves(ones, ones)
-
     def _slide(
         self, frames: Array, members: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
     ) -> Halves:
@@ -179,7 +181,7 @@ class Ladder(NamedTuple):
         halves = Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
         is_small = frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2
         summed: type[np.number[Any]] = np.int32 if is_small else np.float64
-        if frames.dtype.kind == "b":  # sums are kept twice: exact, and half as wide
+        if frames.dtype.kind == "b":  # what is summed up is twice a half
             summed = np.int16 if 2 * self.windows[-1] <= np.iinfo(np.int16).max else np.int32
         # Beyond the ends of the movie a level holds nothing more.
         reaches = np.minimum(np.array(self.windows) // 2, self.n_frames - 1)

@@ -24,6 +24,7 @@ from n2n_pipeline.errors import InputError
 from n2n_pipeline.files import write_atomically
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.manifest import content_digest
+from n2n_pipeline.metrics.bootstrap import standard_error
 from n2n_pipeline.plots import sweep_plot
 from n2n_pipeline.risks import (
     FILTERS_PX,
@@ -201,7 +202,6 @@ def _choose_by_field(risk: Floats, best: int) -> list[int]:
     """
     against = risk - risk[:, best : best + 1]
     mean = against.mean(axis=0)
-    error = against.std(axis=0, ddof=min(1, len(against) - 1)) / np.sqrt(len(against))
-    mean[mean >= -SURE * error] = np.inf
+    mean[mean >= -SURE * standard_error(against)] = np.inf
     mean[best] = 0.0
     return [int(choice) for choice in mean.argmin(axis=0)]

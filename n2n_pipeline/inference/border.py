@@ -13,6 +13,7 @@ from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.geometry import Range, Span, Tile, round_up, spread_evenly
 from n2n_pipeline.inference.forward import run_network
 from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.metrics.bootstrap import standard_error
 from n2n_pipeline.model import stride
 
 EDGE_PX = 8  # from the ends: beyond, what lies outside hardly counts
@@ -37,8 +38,7 @@ def choose_border(denoiser: Denoiser, inputs: Inputs) -> int:
         np.array([_predict_other_halves(denoiser, inputs, t, border) for t in frames]) for border in (0, mirrored)
     )
     gain = plain - with_border
-    error = gain.std(ddof=min(1, len(gain) - 1)) / np.sqrt(len(gain))
-    return mirrored if gain.mean() > SURE * error else 0
+    return mirrored if gain.mean() > SURE * standard_error(gain) else 0
 
 
 def _predict_other_halves(denoiser: Denoiser, inputs: Inputs, t: int, border: int) -> float:

@@ -26,6 +26,11 @@ class Interval(NamedTuple):
     high: float
 
 
+def standard_error(values: Floats) -> Floats:
+    """Return the standard error of the mean along the first axis; 0 of a single value."""
+    return np.asarray(values.std(axis=0, ddof=min(1, len(values) - 1)) / np.sqrt(len(values)))
+
+
 def block_sums(values: Floats, block: int = BLOCK_PX) -> Floats:
     """Sum each quantity over the blocks of the image plane, and over frames.
 
