@@ -25,6 +25,7 @@ ROOM_PX = 64  # about a patch for its scene to move in
 KNOTS = 5  # of a field of local motion, along a side of a patch
 DOSES = (0.03, 2.0)  # electrons per pixel and frame
 LENGTHS = (8, 500)  # frames of a movie
+EXPOSURES = 128  # of each of the two that a target is the mean of
 
 
 class Samples(NamedTuple):
@@ -34,8 +35,8 @@ class Samples(NamedTuple):
     """``(n, level, y, x)`` as `stack_channels` gives them."""
     target: Tensor
     """``(n, y, x)``."""
-    weight: Tensor
-    """``(n,)``."""
+    noise: Tensor
+    """``(n / PATCHES,)`` the variance of the target's noise in each movie, as its two exposures show it."""
 
 
 class Generator:
@@ -51,7 +52,6 @@ class Generator:
 
     def __init__(self, scenes: Tensor, seed: int) -> None:
         self.scenes, self.device = scenes, scenes.device
-        self.spreads = torch.stack([clipped_deviations(scene.flatten()) for scene in scenes])
         self.rng = torch.Generator(self.device).manual_seed(seed)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
@@ -79,9 +79,8 @@ class Generator:
         n = movies * PATCHES
         dose = self.log_uniform(*DOSES, movies).repeat_interleave(PATCHES)
         is_counting = self.chance(0.5, movies).repeat_interleave(PATCHES)
-        chosen = self.integers(0, len(self.scenes), movies)
-        is_blank = self.chance(0.08, movies)
-        frames = self.film(chosen.repeat_interleave(PATCHES), is_blank) * dose[:, None, None, None]
+        scenes = self.draw_scenes(movies)
+        frames = self.film(scenes) * dose[:, None, None, None]
         used, seen = self.deal(movies, n)
         rings = self.ring_members()
         input_rings = rings * (used * seen)[:, None]
@@ -89,21 +88,33 @@ class Generator:
         members = torch.cat((input_rings, target_ring), dim=1)
         sums = torch.einsum("nrt,ntyx->nryx", members, frames)
         counts = members.sum(2)
-        exposed = self.expose(sums, counts, is_counting)
-        totals, held = exposed[:, :-1].cumsum(1), counts[:, :-1].cumsum(1)
-        target = exposed[:, -1] / counts[:, -1, None, None]
-        spread = (self.spreads[chosen] * (1 - is_blank)).repeat_interleave(PATCHES) * dose
-        return self.normalise(totals / held[:, :, None, None], target, counts[:, -1], dose, spread)
-
-    def film(self, chosen: Tensor, is_blank: Tensor) -> Tensor:
-        """Return noiseless frames ``(n, t, y, x)`` of scenes about the middle one, their mean about 1."""
-        movies, n = len(is_blank), len(chosen)
-        other = self.scenes[self.integers(0, len(self.scenes), n)]
-        scene = torch.lerp(
-            self.scenes[chosen],
-            torch.ones((), device=self.device),
-            is_blank.repeat_interleave(PATCHES)[:, None, None],
+        levels = len(LADDER)
+        longer = EXPOSURES * counts[:, [levels, levels]]
+        exposed = self.expose(
+            torch.cat((sums[:, :levels], EXPOSURES * sums[:, [levels, levels]]), dim=1),
+            torch.cat((counts[:, :levels], longer), dim=1),
+            is_counting,
         )
+        totals, held = exposed[:, :levels].cumsum(1), counts[:, :levels].cumsum(1)
+        targets = exposed[:, levels:] / longer[:, :, None, None]
+        spread = clipped_deviations(scenes.flatten(1)).repeat_interleave(PATCHES) * dose
+        return self.normalise(totals / held[:, :, None, None], targets, dose, spread)
+
+    def draw_scenes(self, movies: int) -> Tensor:
+        """Return scenes ``(movie, y, x)``, their means 1: as they are, stronger, fainter or blank."""
+        scenes = self.scenes[self.integers(0, len(self.scenes), movies)].clamp(min=0)
+        power = 1 + self.uniform(0, 2, movies) * self.chance(0.25, movies)
+        scenes = scenes ** power[:, None, None]
+        scenes = scenes / scenes.mean((1, 2), keepdim=True)
+        left = 1 - (1 - self.log_uniform(0.15, 1.0, movies)) * self.chance(0.4, movies)
+        contrast = left * (1 - self.chance(0.08, movies))
+        return 1 + contrast[:, None, None] * (scenes - 1)
+
+    def film(self, scenes: Tensor) -> Tensor:
+        """Return noiseless frames ``(n, t, y, x)`` of scenes about the middle one, their mean about 1."""
+        movies, scene = len(scenes), scenes.repeat_interleave(PATCHES, 0)
+        n = len(scene)
+        other = self.scenes[self.integers(0, len(self.scenes), n)]
         times = torch.arange(-REACH, REACH + 1, device=self.device, dtype=torch.float32)
         places = self.places(scene.shape[-1], n)
         moved = self.drift(times, movies) + self.sway(times, movies, n)
@@ -224,8 +235,8 @@ class Generator:
         noise = of_movies(self.log_uniform(0.01, 0.15, movies))
         return signal + noise * frames[:, :, None, None].sqrt() * self.normal(*signal.shape)
 
-    def normalise(self, levels: Tensor, target: Tensor, frames: Tensor, mean: Tensor, spread: Tensor) -> Samples:
-        """Put each movie into units of its own mean and spreads; a noisy target weighs less.
+    def normalise(self, levels: Tensor, targets: Tensor, mean: Tensor, spread: Tensor) -> Samples:
+        """Put each movie into units of its own mean and spreads.
 
         The patches of a movie show what its noise is, the whole scene, ``spread``, how much there is to see.
         """
@@ -235,13 +246,16 @@ class Generator:
         spreads = clipped_deviations(part).repeat_interleave(PATCHES, 0)
         spreads[:, -1] = torch.maximum(spreads[:, -1], spread).clamp(min=1e-6)
         scales = torch.where(spreads > 0, spreads, spreads[:, -1:])[:, :, None, None]
-        wanted = (target - mean) / scales[:, -1]
-        inputs = steps / scales
-        apart = (wanted - (levels[:, 0] - mean) / scales[:, -1]).square().unflatten(0, (-1, PATCHES))
-        noise = apart.mean((1, 2, 3)).sqrt().repeat_interleave(PATCHES).clamp(min=0.2)
-        weight = frames * (2 / TARGET) / noise
+        wanted = (targets - mean[:, None]) / scales[:, -1:]
+        noise = of_each_movie((wanted[:, 0] - wanted[:, 1]).square()) / 4
+        inputs, target = steps / scales, wanted.mean(1)
         turns = int(self.integers(0, 4, 1))
-        return Samples(torch.rot90(inputs, turns, (2, 3)), torch.rot90(wanted, turns, (1, 2)), weight)
+        return Samples(torch.rot90(inputs, turns, (2, 3)), torch.rot90(target, turns, (1, 2)), noise)
+
+
+def of_each_movie(images: Tensor) -> Tensor:
+    """Return the mean over all patches ``(n, y, x)`` of a movie."""
+    return images.unflatten(0, (-1, PATCHES)).mean((1, 2, 3))
 
 
 def clipped_deviations(values: Tensor) -> Tensor:

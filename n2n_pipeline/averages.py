@@ -151,17 +151,17 @@ def _take_half(
     count = _take(averages[2 + half], numbers, crops)
     if averages[2 + half].all():
         return value, count
-    filled = [
-        [fill_from_neighbours(v, c, movie.typical_value) for v, c in zip(values, counts, strict=True)]
-        for values, counts in zip(value, count, strict=True)
-    ]
-    return np.array(filled), count
+    filled = buffers.averages.empty(value.shape, value.dtype)
+    for index in np.ndindex(value.shape[:2]):
+        filled[index] = fill_from_neighbours(value[index], count[index], movie.typical_value)
+    return filled, count
 
 
 def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> Floats:
     """Return ``(n, level, y, x)``, without copying where all frames are cut alike."""
     if crops.count(crops[0]) < len(crops):
-        return np.stack([stack[n % len(stack)][:, *crop] for n, crop in zip(numbers, crops, strict=True)])
+        parts = [stack[n % len(stack)][:, *crop] for n, crop in zip(numbers, crops, strict=True)]
+        return np.stack(parts, out=buffers.averages.empty((len(parts), *parts[0].shape), stack.dtype))
     cut = stack[:, :, *crops[0]]
     if len(stack) == 1:
         return np.broadcast_to(cut, (len(numbers), *cut.shape[1:]))

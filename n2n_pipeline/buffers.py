@@ -19,7 +19,6 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 LEAST_BYTES = 1 << 20
-KEPT = 4  # blocks that wait to be used again
 
 
 class Pool:
@@ -28,15 +27,17 @@ class Pool:
     Parameters
     ----------
     most_bytes : int
-        Largest array whose memory is kept; four may wait to be used again.
+        Largest array whose memory is kept.
+    kept : int
+        How many blocks of memory may wait to be used again.
     always : bool
         Keep memory at any time, not only inside `keeping`.
     """
 
-    def __init__(self, most_bytes: int, always: bool = True) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, most_bytes: int, kept: int = 4, always: bool = True) -> None:
+        self._most_bytes, self._kept = most_bytes, kept
         # Threads take and put single blocks, which needs no lock.
-        self._free: deque[Array] = deque(maxlen=KEPT if always else 0)
+        self._free: deque[Array] = deque(maxlen=kept if always else 0)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return an array of any content, as `numpy.empty` does, in memory that was used before if there is some.
@@ -80,7 +81,7 @@ class Pool:
         ...     float(pool.empty((1024, 1024), np.float32).max())  # new memory is blank
         7.0
         """
-        before, self._free = self._free, deque(maxlen=KEPT)
+        before, self._free = self._free, deque(maxlen=self._kept)
         try:
             yield
         finally:
@@ -109,7 +110,7 @@ class _Loan:
         self._owner.append(self._memory)
 
 
-averages = Pool(33 << 20)
-"""For windows' averages."""
+averages = Pool(33 << 20, kept=8)
+"""For windows' averages: values and counts of two halves, as they are computed and as they are cut."""
 frames = Pool(192 << 20, always=False)
 """For raw counts on their way from a file to a store, while a whole movie is read."""

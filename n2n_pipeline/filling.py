@@ -20,7 +20,7 @@ FILL_REACH = 6  # px beyond which a neighbour's weight is nothing
 FILL_WEIGHTS = np.exp(-0.5 * (np.arange(-FILL_REACH, FILL_REACH + 1) / FILL_SIGMA) ** 2)
 
 
-def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> Floats:
+def fill_unseen(total: npt.NDArray[np.floating], count: npt.NDArray[np.integer], typical: float) -> Floats:
     """Divide sums by counts; where nothing was counted, take the weighted mean of the neighbours.
 
     Parameters
@@ -35,7 +35,7 @@ def fill_unseen(total: npt.NDArray[np.float64], count: Ints, typical: float) -> 
     numpy.ndarray
         ``(y, x)`` averages, finite everywhere.
     """
-    average = (total / np.maximum(count, 1)).astype(np.float32)
+    average = (total / np.maximum(count, 1)).astype(np.float32, copy=False)
     return fill_from_neighbours(average, count.astype(np.float32), typical)
 
 

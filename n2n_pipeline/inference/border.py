@@ -11,8 +11,8 @@ import numpy as np
 
 from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.geometry import Range, Span, Tile, round_up, spread_evenly
-from n2n_pipeline.inference.forward import run_network
-from n2n_pipeline.inference.inputs import Inputs
+from n2n_pipeline.inference.forward import gather, run_network
+from n2n_pipeline.inference.inputs import Half, Inputs
 from n2n_pipeline.metrics.bootstrap import standard_error
 from n2n_pipeline.model import stride
 
@@ -34,17 +34,27 @@ def choose_border(denoiser: Denoiser, inputs: Inputs) -> int:
     if not inputs.has_pairs:
         return mirrored
     frames = spread_evenly(inputs.movie.store.info.shape[0], FRAMES)
-    plain, with_border = (
-        np.array([_predict_other_halves(denoiser, inputs, t, border) for t in frames]) for border in (0, mirrored)
-    )
-    gain = plain - with_border
+    gain = np.array([_gain(denoiser, inputs, t, mirrored) for t in frames])
     return mirrored if gain.mean() > SURE * standard_error(gain) else 0
 
 
-def _predict_other_halves(denoiser: Denoiser, inputs: Inputs, t: int, border: int) -> float:
-    """Return the mean square by which each half, denoised, differs from the other along two ends of frame t."""
-    tile = Tile(*(_span(size, border, stride(denoiser.card.network)) for size in inputs.shape))
-    halves = inputs.read(range(t, t + 1), tile)
+def _gain(denoiser: Denoiser, inputs: Inputs, t: int, border: int) -> float:
+    """Return by how much less a frame's halves differ from what predicts them, in its corner, with a border."""
+    side = round_up(SIDE_PX, border)
+    halves = inputs.read_halves(range(t, t + 1), (slice(0, side), slice(0, side)))
+    plain, with_border = (_predict_other_halves(denoiser, halves, inputs.shape, one) for one in (0, border))
+    return plain - with_border
+
+
+def _predict_other_halves(
+    denoiser: Denoiser, corners: tuple[Half, Half], shape: tuple[int, int], border: int
+) -> float:
+    """Return the mean square by which each half, denoised, differs from the other along two ends of an image."""
+    tile = Tile(*(_span(size, border, stride(denoiser.card.network)) for size in shape))
+    halves = [
+        Half(gather(values, tile, shape, (0, 0)), gather(counts, tile, shape, (0, 0)))
+        for values, counts in corners
+    ]
     rows, columns = (span.core.within(span.read.start) for span in tile)
     denoised = [run_network(denoiser, *half)[0, rows, columns] for half in halves]
     # Of a ladder the shortest level is nearest to the moment.

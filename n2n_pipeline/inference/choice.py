@@ -24,6 +24,7 @@ LARGEST_CORE_PX = 4096  # beyond it the halo costs next to nothing
 BAND_BYTES = 12_000  # per column of a tile and channel of the network, which works in bands of rows on a CPU
 TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
 READING_BYTES = 64  # per pixel of a tile and level, for two tiles that wait, beside the window's frames
+MOST_FRAMES = (8, 16)  # read together for a CPU, where more share little more, and for a GPU: all of a block
 SAMPLES = 3
 AFFORDABLE_PX = (6e7, 2e10)  # what the paper's network does in about two minutes on a CPU, on a GPU
 
@@ -47,11 +48,13 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
     tile, budget = config.tile, memory_budget(config.memory_gb)
     core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, inputs, budget)
     measured = _choose_halo(denoiser, inputs, tile, core)
+    tile_px = math.prod(min(core + 2 * measured.halo, side) for side in inputs.shape)
     return Choice(
         core_px=core,
         halo_px=measured.halo,
         halo_error=measured.error,
         border_px=choose_border(denoiser, inputs),
+        frames=_frames_at_once(denoiser, inputs, tile_px, budget),
         passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
         device=denoiser.device.type,
         precision=_choose_precision(denoiser, inputs),
@@ -70,9 +73,8 @@ def as_chosen(denoiser: Denoiser, choice: Choice) -> Denoiser:
 def _largest_core(denoiser: Denoiser, inputs: Inputs, budget: int) -> int:
     """Return the largest core whose tile can be read in a quarter of the memory and denoised in another."""
     network = denoiser.card.network
-    frames, levels = (inputs.ladder[-1], len(inputs.ladder)) if inputs.ladder else (inputs.window, 1)
     sides = [
-        math.isqrt(budget // 4 // (4 * frames + READING_BYTES * levels)),
+        math.isqrt(budget // 4 // sum(_reading_bytes(inputs))),
         budget // 4 // (BAND_BYTES * network.width // network.fold),
         LARGEST_CORE_PX + 2 * exact_halo(network),
     ]
@@ -80,6 +82,20 @@ def _largest_core(denoiser: Denoiser, inputs: Inputs, budget: int) -> int:
         sides[1] = math.isqrt(torch.cuda.mem_get_info()[0] // 4 // (TILE_BYTES * network.width * SHARD_FRAMES))
     core = min(sides) - 2 * exact_halo(network)
     return max(core // stride(network), 1) * stride(network)
+
+
+def _frames_at_once(denoiser: Denoiser, inputs: Inputs, tile_px: int, budget: int) -> int:
+    """Return how many frames of a tile are read together: all of a block on a GPU, else what fits in memory."""
+    if denoiser.device.type == "cuda":
+        return MOST_FRAMES[1]
+    window, frame = _reading_bytes(inputs)
+    return min(max((budget // 4 // tile_px - window) // frame, 1), MOST_FRAMES[0])
+
+
+def _reading_bytes(inputs: Inputs) -> tuple[int, int]:
+    """Return the bytes per pixel of a tile that a window's frames take, and what is made of them for a frame."""
+    frames, levels = (inputs.ladder[-1], len(inputs.ladder)) if inputs.ladder else (inputs.window, 1)
+    return 4 * frames, READING_BYTES * levels
 
 
 def _affordable_passes(denoiser: Denoiser, n_pixels: int) -> Passes:

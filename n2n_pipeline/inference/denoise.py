@@ -7,7 +7,7 @@ one order, so that a run that was killed and started again ends in the same byte
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
@@ -157,9 +157,10 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
             plan = job.plan_block(block)
             canvases = {name: Canvas(plan, len(block.frames)) for name in job.arrays}
             for piece, halves in of_block:
-                if stop_requested():
-                    raise Stopped(job.order.output)
-                _denoise_piece(job, piece, halves, canvases)
+                for first, part in _cut_frames(job, halves):
+                    if stop_requested():
+                        raise Stopped(job.order.output)
+                    _denoise_piece(job, piece, first, part, canvases)
                 step(1)
             if len(written) == writers:
                 written.popleft().result()
@@ -171,11 +172,22 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
             future.result()
 
 
-def _denoise_piece(job: Job, piece: Piece, halves: Sequence[Half], canvases: Mapping[str, Canvas]) -> None:
-    """Blend the mean of both denoised halves, and what else has a canvas, into the canvases."""
+def _cut_frames(job: Job, halves: Sequence[Half]) -> Iterator[tuple[int, list[Half]]]:
+    """Yield what goes through the network at once, and the number of its first frame: one frame without a GPU."""
+    n_frames = len(halves[0].values)
+    at_once = n_frames if job.denoiser.device.type == "cuda" else 1
+    for first in range(0, n_frames, at_once):
+        part = slice(first, first + at_once)
+        yield first, [Half(values[part], counts[part]) for values, counts in halves]
+
+
+def _denoise_piece(
+    job: Job, piece: Piece, first: int, halves: Sequence[Half], canvases: Mapping[str, Canvas]
+) -> None:
+    """Blend the mean of both denoised halves of a piece's frames from ``first`` on, and what else has a canvas."""
     turns = turns_of(job.choice.passes)
-    first = piece.frames.start - job.part[0].start - piece.block.frames.start
-    frames = slice(first, first + len(piece.frames))
+    first += piece.frames.start - job.part[0].start - piece.block.frames.start
+    frames = slice(first, first + len(halves[0].values))
     if len(halves) == 1:
         canvases["0"].blend(piece.tile, denoise_rows(job.denoiser, *halves[0], turns.even), frames)
         return

@@ -45,7 +45,7 @@ SHARED_BYTES = 2**25  # of chunks that neighbouring tiles share
 
 
 class Piece(NamedTuple):
-    """What goes through the network at once: one tile of some frames of a block."""
+    """What is read at once: one tile of some frames of a block."""
 
     block: Block
     tile: Tile
@@ -124,10 +124,9 @@ class Job:
         return image[:, rows, columns]
 
     def plan_pieces(self, block: Block) -> list[Piece]:
-        """Return a block's tiles in the order in which they are blended, frame by frame where there is no GPU."""
-        first = self.part[0].start
+        """Return a block's tiles in the order in which they are blended."""
+        first, at_once = self.part[0].start, self.choice.frames
         frames = range(block.frames.start + first, block.frames.stop + first)
-        at_once = len(frames) if self.denoiser.device.type == "cuda" else 1
         spans = [frames[start : start + at_once] for start in range(0, len(frames), at_once)]
         return [Piece(block, tile, span) for tile in self.plan_block(block).tiles for span in spans]
 

@@ -47,6 +47,8 @@ class Choice(Settings):
     """Largest difference from untiled that was found, in standard deviations of the output's noise, if it was."""
     border_px: int = 0
     """Mirrored pixels that the network is shown beyond each end of the image."""
+    frames: int = 1
+    """Read together, for windows of frames that follow each other share most of theirs."""
     passes: Passes
     device: str
     precision: Literal["float32", "bfloat16"]

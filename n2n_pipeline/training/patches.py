@@ -224,8 +224,7 @@ def average_halves(slot: Slot, deal: Deal, place: Place) -> Batch:
         slice(part.start - grown.start, part.stop - grown.start)
         for part, grown in zip(place, (rows, cols), strict=True)
     )
-    sums = [slot.sum_groups(level, (rows, cols)) for level in deal.levels]
-    totals, counts = (np.cumsum([part[which] for part in sums], axis=0) for which in (0, 1))
+    totals, counts = slot.sum_levels(deal.levels, (rows, cols))
     values = np.stack(
         [fill_unseen(*level, slot.typical_value)[inner] for level in zip(totals, counts, strict=True)]
     )
@@ -246,13 +245,11 @@ def _average_target(
         return (total / np.maximum(count, 1)).astype(np.float32), count.astype(np.float32)
     levels = slice(len(parts) + 1)
     early = [[group for group in level if group < deal.middle] for level in deal.levels[levels]]
-    before, frames_before = (
-        np.cumsum(part, axis=0) for part in zip(*(slot.sum_groups(groups, place) for groups in early), strict=True)
-    )
+    before, frames_before = slot.sum_levels(early, place)
     noise = noise_at(slot, place)
     steady = count_steady(
         Levels.of_pixels(values[levels], seen[levels], noise),
-        Levels.of_pixels(before / np.maximum(frames_before, 1), frames_before, noise),
+        Levels.of_pixels(before / np.maximum(frames_before, 1), frames_before.astype(np.float32), noise),
     )
     weight = count / len(deal.target)
     n_frames = len(deal.target)

@@ -19,7 +19,6 @@ from n2n_pipeline.training.detail import measure_detail
 from n2n_pipeline.training.stacks import Frames, Region, Stack, group_size, stack_bytes, whole_region
 from n2n_pipeline.training.steadiness import measure_noise
 
-Sums = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.uint16]
@@ -44,13 +43,22 @@ class Slot(NamedTuple):
     noise: Floats | None = None
     """See `steadiness.measure_noise`; None where no target is widened."""
 
-    def sum_groups(self, groups: Sequence[int], place: tuple[range, range]) -> tuple[Sums, Ints]:
+    def sum_groups(self, groups: Sequence[int], place: tuple[range, range]) -> tuple[Floats, Counts]:
         """Sum some groups of frames, and the frames in them, at rows and columns of the movie."""
+        total, count = self.sum_levels([groups], place)
+        return total[0], count[0]
+
+    def sum_levels(self, levels: Sequence[Sequence[int]], place: tuple[range, range]) -> tuple[Floats, Counts]:
+        """Sum what each level adds to the groups of the one before, ``(level, y, x)``."""
         first = [part.start - whole.start for part, whole in zip(place, self.region[1:], strict=True)]
-        total = np.zeros((len(place[0]), len(place[1])), np.float32)
-        count = np.zeros(total.shape, np.uint16)
-        _add_groups(*self.stack, np.asarray(groups, np.int64), first[0], first[1], total, count)
-        return total.astype(np.float64), count.astype(np.int64)
+        shape = (len(levels), len(place[0]), len(place[1]))
+        totals, counts = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
+        for level, groups in enumerate(levels):
+            if level > 0:
+                totals[level], counts[level] = totals[level - 1], counts[level - 1]
+            members = np.asarray(groups, np.int64)
+            _add_groups(*self.stack, members, first[0], first[1], totals[level], counts[level])
+        return totals, counts
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,3 +1,4 @@
+import json
 import time
 
 import numpy as np
@@ -12,10 +13,12 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.errors import ExitCode, InputError, Stopped
 from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference import denoise
+from n2n_pipeline.inference.choice import MOST_FRAMES
 from n2n_pipeline.inference.denoise import denoise_store
 from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.layout import round_mantissa
+from n2n_pipeline.manifest import RECORDS
 from n2n_pipeline.sources.movie import MovieInfo
 from n2n_pipeline.store import References, Shifts, open_store, write_movie, write_shifts
 
@@ -127,6 +130,17 @@ def test_frames_and_region_come_out_as_they_do_in_the_whole_movie(movie, model, 
     denoise_store(movie, model, tmp_path / "part.zarr", config(frames=(2, 6), region=(10, 40, 0, 33)))
     expected = denoised(tmp_path / "whole.zarr")[2:6, 10:40, 0:33]
     np.testing.assert_allclose(denoised(tmp_path / "part.zarr"), expected, rtol=1e-3)
+
+
+def test_frames_are_read_together_where_there_is_memory_and_come_out_the_same(movie, model, tmp_path):
+    found = {}
+    for name, gigabytes in (("tight", 1e-3), ("ample", 1)):
+        output = tmp_path / name
+        denoise_store(movie, model, output, config(memory_gb=gigabytes))
+        choice = json.loads((output / RECORDS / "plan.json").read_text())["fingerprint"]["choice"]
+        found[choice["frames"]] = denoised(output)
+    assert list(found) == [1, MOST_FRAMES[0]]
+    np.testing.assert_array_equal(*found.values())
 
 
 @pytest.mark.parametrize("frame_of_reference", ["camera", "stable"])
