@@ -149,12 +149,16 @@ def _take_half(
     """Cut each output frame's averages and counts out of those of the consecutive windows, and fill the unseen."""
     value = _take(averages[half], numbers, crops)
     count = _take(averages[2 + half], numbers, crops)
-    if averages[2 + half].all():
+    if averages[2 + half][:, 0].all():  # what the shortest window holds every other does, too
         return value, count
-    filled = buffers.averages.empty(value.shape, value.dtype)
-    for index in np.ndindex(value.shape[:2]):
-        filled[index] = fill_from_neighbours(value[index], count[index], movie.typical_value)
-    return filled, count
+    if not value.flags.writeable:
+        value = value.copy()
+    for averaged, seen in zip(value, count, strict=True):
+        for level, frames in enumerate(seen):
+            if frames.all():
+                break
+            fill_from_neighbours(averaged[level], frames, movie.typical_value)
+    return value, count
 
 
 def _take(stack: Floats, numbers: list[int], crops: list[tuple[slice, ...]]) -> Floats:

@@ -40,13 +40,11 @@ def fill_unseen(total: npt.NDArray[np.floating], count: npt.NDArray[np.integer],
 
 
 def fill_from_neighbours(average: Floats, count: Floats, typical: float) -> Floats:
-    """Fill averages ``(y, x)`` where ``count`` is 0, as `fill_unseen` does."""
+    """Fill averages ``(y, x)`` where ``count`` is 0, as `fill_unseen` does, in their own memory."""
     ys, xs = np.nonzero(count == 0)
-    if not len(ys):
-        return average
-    filled = average.copy()
-    filled[ys, xs] = _weigh_neighbours(average, count, ys, xs, typical)
-    return filled
+    if len(ys):
+        average[ys, xs] = _weigh_neighbours(average, count, ys, xs, typical)
+    return average
 
 
 @numba.njit(nogil=True, cache=True)

@@ -25,6 +25,7 @@ BAND_BYTES = 12_000  # per column of a tile and channel of the network, which wo
 TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
 READING_BYTES = 64  # per pixel of a tile and level, for two tiles that wait, beside the window's frames
 MOST_FRAMES = (8, 16)  # read together for a CPU, where more share little more, and for a GPU: all of a block
+MOST_BYTES = 3 << 28  # of what is read together: memory that was never used before takes as long as it saves
 SAMPLES = 3
 AFFORDABLE_PX = (6e7, 2e10)  # what the paper's network does in about two minutes on a CPU, on a GPU
 
@@ -89,7 +90,8 @@ def _frames_at_once(denoiser: Denoiser, inputs: Inputs, tile_px: int, budget: in
     if denoiser.device.type == "cuda":
         return MOST_FRAMES[1]
     window, frame = _reading_bytes(inputs)
-    return min(max((budget // 4 // tile_px - window) // frame, 1), MOST_FRAMES[0])
+    fitting = (budget // 4 - window * tile_px) // (frame * tile_px)
+    return min(max(min(fitting, MOST_BYTES // (frame * tile_px)), 1), MOST_FRAMES[0])
 
 
 def _reading_bytes(inputs: Inputs) -> tuple[int, int]:
