@@ -104,15 +104,26 @@ class PatchSampler:
         patches = [self._draw((self._recipe.seed, step, index)) for index in indices]
         return Batch(*(np.stack(parts) for parts in zip(*patches, strict=True)))
 
-    def draw_levels(self, indices: range) -> list[Levels]:
-        """Draw the levels of some patches alone."""
+    def draw_levels(self, indices: range) -> list[tuple[Levels, Levels]]:
+        """Draw the levels of some patches of a ladder, of two halves each of which is symmetric about its moment."""
         self._pool.prepare(0)
-        found = []
-        for index in indices:
-            slot, deal, place, _ = self._choose((self._recipe.seed, 0, index))
-            patch = average_halves(slot, deal, place)
-            found.append(Levels.of_pixels(patch.values, patch.counts, noise_at(slot, place)))
-        return found
+        return [self._draw_levels((self._recipe.seed, 0, index)) for index in indices]
+
+    def _draw_levels(self, key: tuple[int, int, int]) -> tuple[Levels, Levels]:
+        slot, _, place, rng = self._choose(key)
+        windows, n_frames = self._recipe.windows, len(slot.stack.sums)
+        t = int(rng.integers(n_frames))
+        while True:
+            halves = part_rings(rng.random(n_frames)[np.abs(np.arange(n_frames) - t)] < 0.5, t, windows)
+            if all(half[0] for half in halves):
+                break
+        noise = noise_at(slot, place)
+        sums = (slot.sum_levels(half, place) for half in halves)
+        even, odd = (
+            Levels.of_pixels(total / np.maximum(count, 1), count.astype(np.float32), noise)
+            for total, count in sums
+        )
+        return even, odd
 
     def _draw(self, key: tuple[int, int, int]) -> Batch:
         slot, deal, place, rng = self._choose(key)
@@ -185,18 +196,25 @@ def deal_ladder(n_frames: int, t: int, recipe: Recipe, rng: np.random.Generator)
         nearest = level_frames(n_frames, t, recipe.windows[0])
         if target and used[nearest.start : nearest.stop].any():
             break
-    rings, inner = [], range(t, t)
-    for window in recipe.windows:
-        outer = level_frames(n_frames, t, window)
-        rings.append([f for f in outer if f not in inner])
-        inner = outer
-    levels = [[f for f in ring if used[f]] for ring in rings]
+    levels, others = part_rings(used, t, recipe.windows)
     wider = tuple(
-        [f for f in ring if not used[f]]
-        for ring, window in zip(rings, recipe.windows, strict=True)
+        ring
+        for ring, window in zip(others, recipe.windows, strict=True)
         if recipe.target < window <= recipe.widest
     )
     return Deal(levels, target, recipe.target / 2, wider, t)
+
+
+def part_rings(
+    used: npt.NDArray[np.bool_], t: int, windows: Sequence[int]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the frames that each level about ``t`` adds to the one before, those that are used and the others."""
+    rings, inner = [], range(t, t)
+    for window in windows:
+        outer = level_frames(len(used), t, window)
+        rings.append([f for f in outer if f not in inner])
+        inner = outer
+    return [[f for f in ring if used[f]] for ring in rings], [[f for f in ring if not used[f]] for ring in rings]
 
 
 def average_halves(slot: Slot, deal: Deal, place: Place) -> Batch:

@@ -37,7 +37,7 @@ SMOOTH = 17
 TRIPLES = 16
 SURE = 3.0
 """Standard deviations of the noise by which levels may differ at a pixel."""
-BLUR = 0.1
+BLUR = 0.02
 """Of the noise that is left when all is averaged: what a wider target may blur, over the whole movie."""
 
 
@@ -129,25 +129,35 @@ def _deviate(difference: Floats, variance: Floats, noise: Floats) -> npt.NDArray
     return np.asarray(found, np.float32)
 
 
-def choose_widest(samples: Sequence[Levels], windows: Sequence[int]) -> int:
+def choose_widest(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[int]) -> int:
     """Return how wide a target may be where nothing changes that a pixel's own test sees.
 
-    What drifts everywhere by little shows at no pixel, but in the mean square of all: what the levels of all
-    samples differ by, beyond their noise, is what a wider target blurs.
+    What drifts everywhere by little shows at no pixel, but in the mean of all: noise of the two halves has nothing
+    in common, so the mean product of what a level adds in one half and in the other is the square of what it blurs.
 
     Parameters
     ----------
-    samples : sequence of Levels
-        Of places and moments all over the movie.
+    samples : sequence of tuple of Levels
+        Both halves of places and moments all over the movie.
     windows : sequence of int
         Of the levels.
     """
-    edge = min(BOXES[FINE - 1] // 2 + 1, min(samples[0].values.shape[1:]) // 4)
-    inside = (..., slice(edge, -edge), slice(edge, -edge))  # mirrored at the ends, squares hold pixels twice
-    found = np.zeros((len(samples), len(windows) - 1))
-    for row, levels in zip(found, samples, strict=True):
-        beyond = (deviations(levels)[:, :FINE][inside] ** 2).mean(axis=(1, 2, 3)) - 1
-        held = np.maximum(levels.frames.mean(axis=(1, 2)), 1)
-        row[:] = np.where(held[1:] > held[:-1], beyond * (1 / held[:-1] - 1 / held[1:]) * held[-1], 0)
+    found = np.array([_blur(*halves) for halves in samples])
     sure = found.mean(axis=0) - 2 * found.std(axis=0) / np.sqrt(len(found))
     return windows[int((np.maximum(sure, 0).cumsum() <= BLUR).sum())]
+
+
+def _blur(even: Levels, odd: Levels) -> npt.NDArray[np.floating]:
+    """Return ``(step,)``: the mean square by which levels blur, over that of the noise of the longest."""
+    edge = min(BOXES[FINE - 1] // 2 + 1, min(even.values.shape[1:]) // 4)
+    inside = (
+        slice(FINE),
+        slice(edge, -edge),
+        slice(edge, -edge),
+    )  # mirrored at the ends, squares hold pixels twice
+    steps = [
+        [_average_boxes(fine - coarse)[inside] for fine, coarse in itertools.pairwise(half.values)]
+        for half in (even, odd)
+    ]
+    noise = even.noise[inside].mean(axis=(1, 2)) / max(float(even.frames[-1].mean()), 1)
+    return np.array([((a * b).mean(axis=(1, 2)) / noise).mean() for a, b in zip(*steps, strict=True)])
