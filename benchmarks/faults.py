@@ -1,6 +1,6 @@
 """What the package promises of faults, bad inputs and hostile inputs, row by row, each with its figure.
 
-    python benchmarks/faults.py                     # everything: about 25 minutes on one core
+    python benchmarks/faults.py                     # everything: 10 to 15 minutes
     python benchmarks/faults.py --rows F1 F2 H4     # some rows; what was measured of others is kept
     python benchmarks/faults.py --list
 

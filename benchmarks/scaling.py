@@ -1,6 +1,6 @@
 """Does a frame cost the same in a long movie as in a short one? Time and memory by length, image size and workers.
 
-    python benchmarks/scaling.py                    # 1 to 8 times the frames, 1 to 16 times the pixels: 45 minutes
+    python benchmarks/scaling.py                    # 1 to 8 times the frames, 1 to 16 times the pixels: 2 hours
     python benchmarks/scaling.py --parts workers    # some of: length, size, workers, costs
     python benchmarks/scaling.py --parts costs      # only prints what a large movie would cost, from the results
 

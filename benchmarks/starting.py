@@ -1,7 +1,7 @@
 """What the starting weights are worth: SNR against seconds of training, from them and from random weights.
 
     python benchmarks/twins.py TWINS --unseen                 # in an environment with de-twin, a minute
-    python benchmarks/starting.py TWINS/* --work DIR          # 6 minutes a movie on two cores
+    python benchmarks/starting.py TWINS/* --work DIR          # 9 minutes a movie on two cores
     python benchmarks/starting.py --empty                     # blank and planted movies, 4 minutes
 
 For each movie, which pretraining never saw, two trainings run at the same time, each on one core, for five

@@ -105,7 +105,7 @@ class PatchSampler:
         return Batch(*(np.stack(parts) for parts in zip(*patches, strict=True)))
 
     def draw_levels(self, indices: range) -> list[tuple[Levels, Levels]]:
-        """Draw the levels of some patches of a ladder, of two halves each of which is symmetric about its moment."""
+        """Draw the levels of some patches, of two halves each of which is symmetric about its moment."""
         self._pool.prepare(0)
         return [self._draw_levels((self._recipe.seed, 0, index)) for index in indices]
 

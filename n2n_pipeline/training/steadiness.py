@@ -132,8 +132,9 @@ def _deviate(difference: Floats, variance: Floats, noise: Floats) -> npt.NDArray
 def choose_widest(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[int]) -> int:
     """Return how wide a target may be where nothing changes that a pixel's own test sees.
 
-    What drifts everywhere by little shows at no pixel, but in the mean of all: noise of the two halves has nothing
-    in common, so the mean product of what a level adds in one half and in the other is the square of what it blurs.
+    What drifts everywhere by little shows at no pixel, but in the mean of all. Noises of two halves have nothing
+    in common, so the mean product of what a level has over the next in one half and in the other is the square of
+    what that blurs. Halves are to be symmetric in time: what moves would be ahead in one and behind in the other.
 
     Parameters
     ----------
@@ -149,12 +150,9 @@ def choose_widest(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[in
 
 def _blur(even: Levels, odd: Levels) -> npt.NDArray[np.floating]:
     """Return ``(step,)``: the mean square by which levels blur, over that of the noise of the longest."""
+    # Mirrored at the ends, squares hold pixels twice.
     edge = min(BOXES[FINE - 1] // 2 + 1, min(even.values.shape[1:]) // 4)
-    inside = (
-        slice(FINE),
-        slice(edge, -edge),
-        slice(edge, -edge),
-    )  # mirrored at the ends, squares hold pixels twice
+    inside = (slice(FINE), slice(edge, -edge), slice(edge, -edge))
     steps = [
         [_average_boxes(fine - coarse)[inside] for fine, coarse in itertools.pairwise(half.values)]
         for half in (even, odd)
