@@ -35,7 +35,7 @@ from n2n_pipeline.training.outliers import without_outliers
 from n2n_pipeline.training.patches import Batch, Block, PatchSampler, Recipe, plan_held_out
 from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, STEADINESS, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
-from n2n_pipeline.training.steadiness import choose_widest
+from n2n_pipeline.training.steadiness import Reach, choose_reach
 
 NORMALISATION_PATCHES = 64
 STEADINESS_PATCHES = 128
@@ -173,10 +173,11 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
-    sample, widest = _look_at(movies, plan, pool_bytes, config.train.target)
+    sample, reach = _look_at(movies, plan, pool_bytes, config.train.target)
     mean, scales = measure_normalisation(sample)
     _warn_of_low_counts(config, estimate_electrons(sample, target) * (target or min(windows)) / 2)
-    return plan.model_copy(update={"mean": mean, "scales": scales, "widest": widest})
+    measured = {"mean": mean, "scales": scales, "target": reach.everywhere, "widest": reach.where_steady}
+    return plan.model_copy(update=measured)
 
 
 def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> tuple[NetworkConfig, Path | None]:
@@ -242,7 +243,7 @@ def estimate_electrons(sample: Batch, ladder_target: int = 0) -> float:
 
 def _look_at(
     movies: Movies, plan: TrainingPlan, pool_bytes: int, target: int | Literal["auto"]
-) -> tuple[Batch, int]:
+) -> tuple[Batch, Reach]:
     """Read a part of the movies: a sample for their mean and spread, and how wide the target may be."""
     is_measured = plan.target > 0 and target == "auto"
     pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes, with_noise=is_measured)
@@ -250,9 +251,9 @@ def _look_at(
         sampler = PatchSampler(pool, plan.recipe, plan.held_out)
         sample = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
         if not is_measured:
-            return sample, plan.target
+            return sample, Reach(plan.target, plan.target)
         levels = sampler.draw_levels(range(STEADINESS, STEADINESS + STEADINESS_PATCHES))
-        return sample, choose_widest(levels, plan.windows)
+        return sample, choose_reach(levels, plan.windows)
     finally:
         pool.close()
 

@@ -129,12 +129,24 @@ def _deviate(difference: Floats, variance: Floats, noise: Floats) -> npt.NDArray
     return np.asarray(found, np.float32)
 
 
-def choose_widest(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[int]) -> int:
-    """Return how wide a target may be where nothing changes that a pixel's own test sees.
+class Reach(NamedTuple):
+    """Frames of a target."""
 
-    What drifts everywhere by little shows at no pixel, but in the mean of all. Noises of two halves have nothing
-    in common, so the mean product of what a level has over the next in one half and in the other is the square of
-    what that blurs. Halves are to be symmetric in time: what moves would be ahead in one and behind in the other.
+    everywhere: int
+    where_steady: int
+    """Where a pixel's own test sees no change, if more."""
+
+
+def choose_reach(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[int]) -> Reach:
+    """Return how wide targets may be.
+
+    What drifts everywhere by little, or has little contrast, shows at no pixel, but in the mean of all. Noises of
+    two halves have nothing in common, so the mean product of what a level has over the next in one half and in the
+    other is the square of what that blurs. Halves are to be symmetric in time: what moves would be ahead in one
+    and behind in the other.
+
+    Only where hardly anything moves are pixels trusted to say where. Else a target has up to the second window's
+    frames, everywhere: the first's are noisier to learn from, and blur little less.
 
     Parameters
     ----------
@@ -145,7 +157,11 @@ def choose_widest(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[in
     """
     found = np.array([_blur(*halves) for halves in samples])
     sure = found.mean(axis=0) - 2 * found.std(axis=0) / np.sqrt(len(found))
-    return windows[int((np.maximum(sure, 0).cumsum() <= BLUR).sum())]
+    widest = int((np.maximum(sure, 0).cumsum() <= BLUR).sum())
+    if widest >= len(windows) - 2:
+        return Reach(windows[0], windows[widest])
+    everywhere = windows[min(widest, 1)]
+    return Reach(everywhere, everywhere)
 
 
 def _blur(even: Levels, odd: Levels) -> npt.NDArray[np.floating]:

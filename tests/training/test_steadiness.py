@@ -7,7 +7,7 @@ from n2n_pipeline.ladder import LADDER, level_frames
 from n2n_pipeline.training.patches import PatchSampler, Recipe, average_halves, deal_ladder
 from n2n_pipeline.training.pool import STEADINESS, Pool, Slot
 from n2n_pipeline.training.stacks import Region, Stack
-from n2n_pipeline.training.steadiness import BIN_PX, BOXES, choose_widest, measure_noise
+from n2n_pipeline.training.steadiness import BIN_PX, BOXES, choose_reach, measure_noise
 
 FRAMES, SIDE = 96, 64
 DOSE = 2.0
@@ -62,11 +62,11 @@ def mean_targets(slot, t, recipe=RECIPE, draws=30):
     return np.stack([average_halves(slot, deal, place).target for deal in deals])
 
 
-def widest_of(truth):
+def reach_of(truth):
     pool = Pool([Filmed(truth)], LADDER, 0, 2**30, with_noise=True)
     sampler = PatchSampler(pool, RECIPE, [()])
     try:
-        return choose_widest(sampler.draw_levels(range(STEADINESS, STEADINESS + 32)), LADDER)
+        return choose_reach(sampler.draw_levels(range(STEADINESS, STEADINESS + 32)), LADDER)
     finally:
         pool.close()
 
@@ -112,9 +112,13 @@ def test_how_far_a_target_reaches_is_not_decided_by_the_target():
 
 
 def test_of_a_still_movie_targets_may_be_as_wide_as_the_ladder_and_of_one_that_drifts_they_stay_narrow():
-    assert widest_of(still()) == LADDER[-1]
-    assert widest_of(appearing()) >= 17
-    assert widest_of(drifting()) == LADDER[0]
+    assert reach_of(still()) == (LADDER[0], LADDER[-1])
+    assert reach_of(drifting()) == (LADDER[0], LADDER[0])
+
+
+def test_where_something_moves_or_comes_no_pixel_is_trusted_to_say_that_it_does_not():
+    everywhere, where_steady = reach_of(appearing())
+    assert where_steady == everywhere <= LADDER[1]
 
 
 @pytest.mark.parametrize("n_frames", [2, 3, 7])
@@ -123,10 +127,10 @@ def test_short_movies_have_targets_too(n_frames):
     pool = Pool([movie], LADDER, 0, 2**30, with_noise=True)
     try:
         sampler = PatchSampler(pool, RECIPE._replace(patch_px=32), [()])
-        widest = choose_widest(sampler.draw_levels(range(STEADINESS, STEADINESS + 4)), LADDER)
+        reach = choose_reach(sampler.draw_levels(range(STEADINESS, STEADINESS + 4)), LADDER)
         batch = sampler.draw_batch(0, range(8))
     finally:
         pool.close()
-    assert widest in LADDER
+    assert set(reach) <= set(LADDER)
     assert all(np.isfinite(part).all() for part in batch)
     assert (batch.weight > 0).all()
