@@ -72,7 +72,7 @@ def train(store: Path, model: Path, window: str | int, told: argparse.Namespace)
     train_model([store], model, RunConfig(train=config, threads=told.threads, device="cpu", seed=told.seed))
     card = load_model(model).card
     row = {"steps": card.steps, "seconds": round(time.perf_counter() - start, 1)}
-    return row | ({"widest_target": card.provenance["widest_target"]} if card.ladder else {})
+    return row | ({"target": card.target} if card.ladder else {})
 
 
 def denoise(store: Path, model: Path, frames: list[int]) -> tuple[Images, float]:

@@ -20,7 +20,7 @@ from n2n_pipeline.halving import split_window
 from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.training.detail import draw_start
 from n2n_pipeline.training.pool import Pool, Slot
-from n2n_pipeline.training.steadiness import BIN_PX, Levels, count_steady
+from n2n_pipeline.training.steadiness import Levels, average_bins
 
 Floats = npt.NDArray[np.float32]
 Place = tuple[range, range]
@@ -62,8 +62,6 @@ class Recipe(NamedTuple):
     patch_px: int
     target: int = 0
     """Of a ladder: frames about the middle one, whose other half is the target. 0 where it is no ladder."""
-    widest: int = 0
-    """Frames of the target where nothing changes, if more; see `steadiness`."""
     detail: float = 0.0
     """Share of patches drawn by contrast."""
 
@@ -76,10 +74,6 @@ class Deal(NamedTuple):
     target: list[int]
     full: float
     """Frames behind a target whose weight is 1."""
-    wider: tuple[list[int], ...] = ()
-    """What each wider target adds to the one before."""
-    middle: int = 0
-    """Of a ladder: the group in the middle."""
 
 
 class PatchSampler:
@@ -117,12 +111,7 @@ class PatchSampler:
             halves = part_rings(rng.random(n_frames)[np.abs(np.arange(n_frames) - t)] < 0.5, t, windows)
             if all(half[0] for half in halves):
                 break
-        noise = noise_at(slot, place)
-        sums = (slot.sum_levels(half, place) for half in halves)
-        even, odd = (
-            Levels.of_pixels(total / np.maximum(count, 1), count.astype(np.float32), noise)
-            for total, count in sums
-        )
+        even, odd = (average_bins(*slot.sum_levels(half, place)) for half in halves)
         return even, odd
 
     def _draw(self, key: tuple[int, int, int]) -> Batch:
@@ -196,13 +185,8 @@ def deal_ladder(n_frames: int, t: int, recipe: Recipe, rng: np.random.Generator)
         nearest = level_frames(n_frames, t, recipe.windows[0])
         if target and used[nearest.start : nearest.stop].any():
             break
-    levels, others = part_rings(used, t, recipe.windows)
-    wider = tuple(
-        ring
-        for ring, window in zip(others, recipe.windows, strict=True)
-        if recipe.target < window <= recipe.widest
-    )
-    return Deal(levels, target, recipe.target / 2, wider, t)
+    levels, _ = part_rings(used, t, recipe.windows)
+    return Deal(levels, target, recipe.target / 2)
 
 
 def part_rings(
@@ -247,48 +231,11 @@ def average_halves(slot: Slot, deal: Deal, place: Place) -> Batch:
         [fill_unseen(*level, slot.typical_value)[inner] for level in zip(totals, counts, strict=True)]
     )
     seen = counts[:, *inner].astype(np.float32)
-    target, weight = _average_target(slot, deal, place, values, seen)
+    total, count = slot.sum_groups(deal.target, place)
+    target = (total / np.maximum(count, 1)).astype(np.float32)
     if len(deal.levels) == 1:
         values, seen = values[0], seen[0]
-    return Batch(values, seen, target, weight)
-
-
-def _average_target(
-    slot: Slot, deal: Deal, place: Place, values: npt.NDArray[np.floating], seen: Floats
-) -> tuple[Floats, Floats]:
-    """Average the frames of the target, where the input ``(level, y, x)`` shows no change more of them."""
-    parts = [slot.sum_groups(groups, place) for groups in (deal.target, *deal.wider)]
-    total, count = parts[0]
-    if not deal.wider:
-        return (total / np.maximum(count, 1)).astype(np.float32), count.astype(np.float32)
-    levels = slice(len(parts) + 1)
-    early = [[group for group in level if group < deal.middle] for level in deal.levels[levels]]
-    before, frames_before = slot.sum_levels(early, place)
-    noise = noise_at(slot, place)
-    steady = count_steady(
-        Levels.of_pixels(values[levels], seen[levels], noise),
-        Levels.of_pixels(before / np.maximum(frames_before, 1), frames_before.astype(np.float32), noise),
-    )
-    weight = count / len(deal.target)
-    n_frames = len(deal.target)
-    for step, (more, more_count) in enumerate(parts[1:]):
-        n_frames += len(deal.wider[step])
-        is_wider = steady > step
-        total += np.where(is_wider, more, 0)
-        count = count + np.where(is_wider, more_count, 0)
-        weight = np.where(is_wider, count / n_frames, weight)
-    return (total / np.maximum(count, 1)).astype(np.float32), (weight * deal.full).astype(np.float32)
-
-
-def noise_at(slot: Slot, place: Place) -> Floats:
-    """Return a region's noise, ``(box, y, x)`` in bins, at one place."""
-    if slot.noise is None:
-        raise ValueError("the pool measured no noise")
-    rows, cols = (
-        slice((part.start - whole.start) // BIN_PX, (part.start - whole.start) // BIN_PX + len(part) // BIN_PX)
-        for part, whole in zip(place, slot.region[1:], strict=True)
-    )
-    return slot.noise[:, rows, cols]
+    return Batch(values, seen, target, count.astype(np.float32))
 
 
 def turn(patch: Batch, which: int) -> Batch:

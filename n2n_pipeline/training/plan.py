@@ -35,7 +35,7 @@ from n2n_pipeline.training.outliers import without_outliers
 from n2n_pipeline.training.patches import Batch, Block, PatchSampler, Recipe, plan_held_out
 from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, STEADINESS, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
-from n2n_pipeline.training.steadiness import Reach, choose_reach
+from n2n_pipeline.training.steadiness import choose_target
 
 NORMALISATION_PATCHES = 64
 STEADINESS_PATCHES = 128
@@ -71,8 +71,6 @@ class TrainingPlan(Settings):
     windows: tuple[int, ...]
     target: int
     """Of a ladder of windows; 0 where they are none."""
-    widest: int = 0
-    """Where nothing changes."""
     split: Split
     seed: int
     patch_px: int
@@ -89,7 +87,7 @@ class TrainingPlan(Settings):
     @property
     def recipe(self) -> Recipe:
         """How patches are drawn."""
-        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target, self.widest, self.detail)
+        return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target, self.detail)
 
     @property
     def ladder(self) -> tuple[int, ...]:
@@ -173,11 +171,10 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
-    sample, reach = _look_at(movies, plan, pool_bytes, config.train.target)
+    sample, chosen = _look_at(movies, plan, pool_bytes, config.train.target)
     mean, scales = measure_normalisation(sample)
     _warn_of_low_counts(config, estimate_electrons(sample, target) * (target or min(windows)) / 2)
-    measured = {"mean": mean, "scales": scales, "target": reach.everywhere, "widest": reach.where_steady}
-    return plan.model_copy(update=measured)
+    return plan.model_copy(update={"mean": mean, "scales": scales, "target": chosen})
 
 
 def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> tuple[NetworkConfig, Path | None]:
@@ -243,17 +240,17 @@ def estimate_electrons(sample: Batch, ladder_target: int = 0) -> float:
 
 def _look_at(
     movies: Movies, plan: TrainingPlan, pool_bytes: int, target: int | Literal["auto"]
-) -> tuple[Batch, Reach]:
-    """Read a part of the movies: a sample for their mean and spread, and how wide the target may be."""
+) -> tuple[Batch, int]:
+    """Read a part of the movies: a sample for their mean and spread, and how wide the target is to be."""
     is_measured = plan.target > 0 and target == "auto"
-    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes, with_noise=is_measured)
+    pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
     try:
         sampler = PatchSampler(pool, plan.recipe, plan.held_out)
         sample = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
         if not is_measured:
-            return sample, Reach(plan.target, plan.target)
+            return sample, plan.target
         levels = sampler.draw_levels(range(STEADINESS, STEADINESS + STEADINESS_PATCHES))
-        return sample, choose_reach(levels, plan.windows)
+        return sample, choose_target(levels, plan.windows)
     finally:
         pool.close()
 
@@ -270,8 +267,6 @@ def describe_model(plan: TrainingPlan, movies: Movies, config: RunConfig, steps:
         "held_out_frames": movies.held_out,
         "init": weights_digest(plan.start) if plan.start else None,
     }
-    if plan.target:
-        provenance["widest_target"] = plan.widest
     return ModelCard(
         network=plan.network,
         mean=plan.mean,

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from n2n_pipeline.training.detail import measure_detail
 from n2n_pipeline.training.stacks import Frames, Region, Stack, group_size, stack_bytes, whole_region
-from n2n_pipeline.training.steadiness import measure_noise
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -40,8 +39,6 @@ class Slot(NamedTuple):
     typical_value: float
     detail: npt.NDArray[np.float64] | None = None
     """Share of draws by contrast, see `detail.measure_detail`; None where patches are drawn evenly."""
-    noise: Floats | None = None
-    """See `steadiness.measure_noise`; None where no target is widened."""
 
     def sum_groups(self, groups: Sequence[int], place: tuple[range, range]) -> tuple[Floats, Counts]:
         """Sum some groups of frames, and the frames in them, at rows and columns of the movie."""
@@ -98,8 +95,6 @@ class Pool:
         How much may be held; movies that fit together are held whole.
     with_detail : bool
         Measure where each region has contrast.
-    with_noise : bool
-        Measure each region's noise.
     """
 
     def __init__(
@@ -109,9 +104,8 @@ class Pool:
         seed: int,
         memory_bytes: int,
         with_detail: bool = False,
-        with_noise: bool = False,
     ) -> None:
-        self._with_detail, self._with_noise = with_detail, with_noise
+        self._with_detail = with_detail
         self._movies, self._seed, self._longest = movies, seed, max(windows)
         self._group_size = group_size(min(windows))
         frames = np.array([movie.n_frames for movie in movies], np.float64)
@@ -164,8 +158,7 @@ class Pool:
         movie = self._movies[choice.movie]
         stack = movie.read_stack(choice.region, self._group_size)
         detail = measure_detail(stack) if self._with_detail else None
-        noise = measure_noise(stack) if self._with_noise else None
-        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value, detail, noise)
+        return Slot(choice.movie, choice.region, stack, self._group_size, movie.typical_value, detail)
 
     def _draw_region(self, key: tuple[int, int]) -> Choice:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, POOL, *key))))

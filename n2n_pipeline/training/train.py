@@ -156,7 +156,6 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         plan.seed,
         _memory_bytes(config),
         with_detail=plan.detail > 0,
-        with_noise=plan.widest > plan.target,
     )
     task = Task(
         config.train,

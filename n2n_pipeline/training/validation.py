@@ -29,7 +29,6 @@ from n2n_pipeline.training.patches import (
 )
 from n2n_pipeline.training.pool import VALIDATION, Slot
 from n2n_pipeline.training.stacks import Frames, Region, group_size
-from n2n_pipeline.training.steadiness import measure_noise
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -124,8 +123,7 @@ def _read_sample(
     )
     region = Region(frames, *place)
     stack = movie.read_stack(region, size)
-    noise = measure_noise(stack) if deal.wider else None
-    slot = Slot(0, region, stack, size, movie.typical_value, noise=noise)
+    slot = Slot(0, region, stack, size, movie.typical_value)
     batch = average_halves(slot, deal, place)
     inside = np.zeros(batch.weight.shape, bool)
     y, x = block.y - place[0].start, block.x - place[1].start
