@@ -35,7 +35,7 @@ from n2n_pipeline.training.outliers import without_outliers
 from n2n_pipeline.training.patches import Batch, Block, PatchSampler, Recipe, plan_held_out
 from n2n_pipeline.training.pool import HELD_OUT, NORMALISATION, STEADINESS, Pool
 from n2n_pipeline.training.stacks import Frames, ImagePair, MovieFrames, pair_images
-from n2n_pipeline.training.steadiness import choose_target
+from n2n_pipeline.training.steadiness import Targets, choose_targets
 
 NORMALISATION_PATCHES = 64
 STEADINESS_PATCHES = 128
@@ -71,6 +71,8 @@ class TrainingPlan(Settings):
     windows: tuple[int, ...]
     target: int
     """Of a ladder of windows; 0 where they are none."""
+    validation_target: int = 0
+    """Of a ladder; 0 if it is the same, or there is none."""
     split: Split
     seed: int
     patch_px: int
@@ -88,6 +90,11 @@ class TrainingPlan(Settings):
     def recipe(self) -> Recipe:
         """How patches are drawn."""
         return Recipe(self.seed, self.windows, self.split, self.patch_px, self.target, self.detail)
+
+    @property
+    def validation_recipe(self) -> Recipe:
+        """How validation samples are halved."""
+        return self.recipe._replace(target=self.validation_target or self.target)
 
     @property
     def ladder(self) -> tuple[int, ...]:
@@ -171,10 +178,11 @@ def make_plan(movies: Movies, config: RunConfig, pool_bytes: int) -> TrainingPla
         precision=_choose_precision(config.train.precision, device),
         threads=set_threads(config.threads),
     )
-    sample, chosen = _look_at(movies, plan, pool_bytes, config.train.target)
+    sample, targets = _look_at(movies, plan, pool_bytes, config.train.target)
     mean, scales = measure_normalisation(sample)
     _warn_of_low_counts(config, estimate_electrons(sample, target) * (target or min(windows)) / 2)
-    return plan.model_copy(update={"mean": mean, "scales": scales, "target": chosen})
+    chosen = {"target": targets.training, "validation_target": targets.validation}
+    return plan.model_copy(update={"mean": mean, "scales": scales, **chosen})
 
 
 def choose_network(config: RunConfig, device: str, ladder: tuple[int, ...]) -> tuple[NetworkConfig, Path | None]:
@@ -240,17 +248,17 @@ def estimate_electrons(sample: Batch, ladder_target: int = 0) -> float:
 
 def _look_at(
     movies: Movies, plan: TrainingPlan, pool_bytes: int, target: int | Literal["auto"]
-) -> tuple[Batch, int]:
-    """Read a part of the movies: a sample for their mean and spread, and how wide the target is to be."""
+) -> tuple[Batch, Targets]:
+    """Read a part of the movies: a sample for their mean and spread, and how wide targets are to be."""
     is_measured = plan.target > 0 and target == "auto"
     pool = Pool(movies.frames, plan.windows, plan.seed, pool_bytes)
     try:
         sampler = PatchSampler(pool, plan.recipe, plan.held_out)
         sample = sampler.draw_batch(0, range(NORMALISATION, NORMALISATION + NORMALISATION_PATCHES))
         if not is_measured:
-            return sample, plan.target
+            return sample, Targets(plan.target, plan.target)
         levels = sampler.draw_levels(range(STEADINESS, STEADINESS + STEADINESS_PATCHES))
-        return sample, choose_target(levels, plan.windows)
+        return sample, choose_targets(levels, plan.windows)
     finally:
         pool.close()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +38,18 @@ def average_bins(totals: Floats, counts: npt.NDArray[np.integer[Any]]) -> Levels
     return np.asarray(sum(parts[1:], parts[0]) / len(parts), np.float32)
 
 
-def choose_target(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[int]) -> int:
-    """Return how many frames a target is to hold, both halves together.
+class Targets(NamedTuple):
+    """Frames of a target, both halves together."""
 
-    They are those of one level less than the longest that does not surely blur: too little to be sure of is enough
-    to be seen in what comes out.
+    training: int
+    validation: int
+
+
+def choose_targets(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[int]) -> Targets:
+    """Return how many frames targets are to hold.
+
+    In training those of one level less than the longest that does not surely blur: too little to be sure of is
+    enough to be seen in what comes out. To tell which weights are best, in which it is not, those of that longest.
 
     Parameters
     ----------
@@ -54,7 +61,7 @@ def choose_target(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[in
     found = np.array([_blur(*halves) for halves in samples])
     sure = found.mean(axis=0) - SURE * found.std(axis=0) / np.sqrt(len(found))
     longest = int((np.maximum(sure, 0).cumsum() <= BLUR).sum())
-    return windows[min(max(longest - 1, 0), WIDEST)]
+    return Targets(windows[min(max(longest - 1, 0), WIDEST)], windows[longest])
 
 
 def _blur(even: Levels, odd: Levels) -> Floats:

@@ -163,7 +163,7 @@ def _train(movies: Movies, output: Path, config: RunConfig, plan: TrainingPlan, 
         plan.lr,
         describe_model(plan, movies, config, 0),
         PatchSampler(pool, plan.recipe, plan.held_out),
-        read_validation(movies.frames, plan.held_out, plan.recipe),
+        read_validation(movies.frames, plan.held_out, plan.validation_recipe),
         plan.precision,
         output,
     )

