@@ -24,7 +24,7 @@ BIN_PX = 2
 BOXES = (3, 5)
 """Sides, in bins, of the squares over which averages are compared: what blurs is no finer."""
 SURE = 2.0  # standard errors
-BLUR = 0.02
+BLUR = 0.01
 """Of the noise that is left when all is averaged: what longer windows may blur, over the whole movie."""
 WIDEST = 2
 """Level that a target is of at most: of longer ones it learns no more."""
