@@ -23,6 +23,8 @@ import argparse
 import csv
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,32 +104,35 @@ class Run:
             output = self.state.network(samples.inputs)[:, 0]
         return of_each_movie((output - samples.target).square())
 
-    @torch.no_grad()
-    def validate(self, batches: list[Samples]) -> None:
-        """Score the averaged weights, and leave the others as they are."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the network have the averaged weights inside the body."""
         parameters = list(self.state.network.parameters())
         kept = [parameter.detach().clone() for parameter in parameters]
         copy_into(parameters, self.state.averaged)
-        errors = [beyond_noise(self.measure(batch), batch) for batch in batches]
-        score = float(10 * torch.cat(errors).log10().mean())
+        yield
         copy_into(parameters, kept)
+
+    @torch.no_grad()
+    def validate(self, batches: list[Samples]) -> None:
+        """Score the averaged weights."""
+        with self.averaged():
+            errors = [beyond_noise(self.measure(batch), batch) for batch in batches]
+        score = float(10 * torch.cat(errors).log10().mean())
         self.rows.append([self.state.counters.step, score])
         print(self.name, *self.rows[-1], flush=True)
 
     def save(self, folder: Path, provenance: dict[str, Any]) -> None:
         """Write the averaged weights, their card and the losses; the training may go on."""
-        parameters = list(self.state.network.parameters())
-        kept = [parameter.detach().clone() for parameter in parameters]
-        copy_into(parameters, self.state.averaged)
         spreads = (1.0,) * len(LADDER)
         card = ModelCard(
             network=NETWORKS[self.name], mean=0.0, scale=1.0, window=LADDER[-1], ladder=LADDER, target=TARGET,
             level_scales=spreads, is_start=True, steps=self.state.counters.step, provenance=provenance,
         )  # fmt: skip
-        save_model(folder / self.name, self.state.network, card)
+        with self.averaged():
+            save_model(folder / self.name, self.state.network, card)
         with (folder / self.name / "metrics.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["step", "validation_error_db"], *self.rows])
-        copy_into(parameters, kept)
 
 
 def begin_with_one_window(name: str) -> UNet:

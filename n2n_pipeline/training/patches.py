@@ -111,7 +111,9 @@ class PatchSampler:
             halves = part_rings(rng.random(n_frames)[np.abs(np.arange(n_frames) - t)] < 0.5, t, windows)
             if all(half[0] for half in halves):
                 break
-        even, odd = (average_bins(*slot.sum_levels(half, place)) for half in halves)
+        sums = [slot.sum_levels(half, place) for half in halves]
+        seen = np.logical_and(*(counts[0] > 0 for _, counts in sums))  # what drifts in is no blur
+        even, odd = (average_bins(totals * seen, counts) for totals, counts in sums)
         return even, odd
 
     def _draw(self, key: tuple[int, int, int]) -> Batch:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from n2n_pipeline.metrics.bootstrap import standard_error
+
 Floats = npt.NDArray[np.floating[Any]]
 Levels = Floats
 """Averages of one half of a ladder over longer and longer windows about one frame, ``(level, y, x)`` in bins."""
@@ -59,7 +61,7 @@ def choose_targets(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[i
         Of the levels.
     """
     found = np.array([_blur(*halves) for halves in samples])
-    sure = found.mean(axis=0) - SURE * found.std(axis=0) / np.sqrt(len(found))
+    sure = found.mean(axis=0) - SURE * standard_error(found)
     longest = int((np.maximum(sure, 0).cumsum() <= BLUR).sum())
     return Targets(windows[min(max(longest - 1, 0), WIDEST)], windows[longest])
 

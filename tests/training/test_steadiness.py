@@ -29,6 +29,16 @@ class Filmed:
         return Stack(part.copy(), np.ones(part.shape, np.uint16))
 
 
+class DriftingIn(Filmed):
+    """One whose scene lies ever further into the image: a strip of it is unseen at first."""
+
+    def read_stack(self, region, group_size):
+        stack = super().read_stack(region, group_size)
+        for t, (values, counts) in enumerate(zip(*stack, strict=True)):
+            values[:, : (FRAMES - t) // 4] = counts[:, : (FRAMES - t) // 4] = 0
+        return stack
+
+
 def still():
     return np.full((FRAMES, SIDE, SIDE), DOSE)
 
@@ -45,8 +55,8 @@ def drifting(px_per_frame):
     return np.broadcast_to(DOSE * (1 + 0.6 * np.sin(2 * np.pi * cols / 12)), (FRAMES, SIDE, SIDE))
 
 
-def target_of(truth, patch_px=SIDE, patches=32):
-    pool = Pool([Filmed(truth)], LADDER, 0, 2**30)
+def target_of(truth, patch_px=SIDE, patches=32, film=Filmed):
+    pool = Pool([film(truth)], LADDER, 0, 2**30)
     sampler = PatchSampler(pool, RECIPE._replace(patch_px=patch_px), [()])
     try:
         return choose_targets(sampler.draw_levels(range(STEADINESS, STEADINESS + patches)), LADDER).training
@@ -67,6 +77,10 @@ def test_of_a_still_movie_the_target_is_as_wide_as_any_and_best_weights_are_told
 @pytest.mark.parametrize(("px_per_frame", "most"), [(0.1, 17), (0.3, 9), (1.0, 5)])
 def test_the_faster_a_movie_drifts_the_narrower_it_is(px_per_frame, most):
     assert target_of(drifting(px_per_frame)) <= most
+
+
+def test_what_was_not_seen_at_first_is_not_taken_for_something_that_comes():
+    assert target_of(still(), film=DriftingIn) == LADDER[WIDEST]
 
 
 def test_an_object_that_comes_makes_it_narrower():
