@@ -36,7 +36,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from environments import add_option, python_of
+from environments import add_option, python_of, with_package
 
 RESULTS = Path(__file__).parent / "results"
 CHUNKS = (4, 512, 512)
@@ -162,6 +162,7 @@ def run(
     process = subprocess.Popen(
         [*command(method, movie, output, python), *words],
         stdout=subprocess.DEVNULL,
+        env=with_package() if METHODS[method] is None else None,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     with ThreadPoolExecutor(1) as pool:
