@@ -18,8 +18,8 @@ class MissingPeer(Exception):
 def with_package() -> dict[str, str]:
     """Return the environment for a process of its own that finds this copy of the package before any other.
 
-    It may keep compiled modules, even if this process must not: pip leaves them of all that it installs, so that the
-    package alone, in a clone, would be compiled anew at each start.
+    It may keep compiled modules, even if this process must not: pip leaves them of all that it installs, so that
+    the package alone, in a clone, would be compiled anew at each start.
     """
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

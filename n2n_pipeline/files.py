@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from blake3 import blake3
+
 from n2n_pipeline.errors import ExitCode, InputError, printable
 
 T = TypeVar("T")
@@ -80,9 +82,9 @@ def expect(path: Path, start: int = 0, n_bytes: int = FETCHED_BYTES) -> None:
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the BLAKE3 of a file's bytes, in hexadecimal: three to six times as fast as SHA-256."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]  # its update returns itself
 
 
 def digest_json(value: object) -> str:

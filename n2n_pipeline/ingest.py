@@ -152,7 +152,7 @@ def _settings(config: IngestConfig) -> dict[str, Any]:
     for name in ("dark", "gain", "defects"):
         file: Path | None = getattr(config, name)
         if file is not None:
-            settings[name] = {"name": file.name, "sha256": digest_file(file)}
+            settings[name] = {"name": file.name, "blake3": digest_file(file)}
     return settings
 
 

@@ -58,7 +58,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     files = record.get("files") if isinstance(record, dict) else None
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
         return None
-    return record if all({"size", "sha256"} <= entry.keys() for entry in files.values()) else None
+    return record if all({"size", "blake3"} <= entry.keys() for entry in files.values()) else None
 
 
 def _read_manifest(store: Path) -> dict[str, Any] | None:
@@ -70,7 +70,7 @@ def _read_manifest(store: Path) -> dict[str, Any] | None:
 def _edited(store: Path, files: Mapping[str, Any]) -> list[str]:
     """Name metadata that are not what was written; the files must be there."""
     names = (name for name in files if name.endswith("zarr.json"))
-    return [name for name in names if digest_file(store / name) != files[name]["sha256"]]
+    return [name for name in names if digest_file(store / name) != files[name]["blake3"]]
 
 
 def absent(store: Path, files: Mapping[str, Any]) -> list[str]:
@@ -144,7 +144,7 @@ def verify(store: Path) -> dict[str, Any]:
     present = [name for name in files if name not in set(missing)]
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda name: digest_file(store / name), present))
-    changed = [name for name, digest in zip(present, digests, strict=True) if digest != files[name]["sha256"]]
+    changed = [name for name, digest in zip(present, digests, strict=True) if digest != files[name]["blake3"]]
     changed += damaged_shifts(store)
     return {
         "path": str(store),

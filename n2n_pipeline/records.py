@@ -67,7 +67,7 @@ __all__ = [
     "write_unit",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 FLUSHES = 16  # of folders, at a time
 LONGEST_VALUE = 24  # of a setting, in an error's line
 FOLLOWING = {"shards", "chunks", "shuffle"}  # of a fingerprint's keys, those that settings decide
@@ -171,7 +171,7 @@ def _sync_file(path: Path) -> dict[str, Any]:
     That its folder names it may still be lost with the power: then it is absent, which is noticed, never wrong.
     """
     sync(path)
-    return {"size": path.stat().st_size, "sha256": digest_file(path)}
+    return {"size": path.stat().st_size, "blake3": digest_file(path)}
 
 
 # One run on one store

@@ -233,7 +233,7 @@ def _digest_as_recorded(path: Path) -> str:
     if path.name != "0":
         return digest_file(path)
     root = path.parents[len(Path(SHARD).parts) - 1]
-    return str(json.loads((root / "records/complete.json").read_text())["files"][SHARD]["sha256"])
+    return str(json.loads((root / "records/complete.json").read_text())["files"][SHARD]["blake3"])
 
 
 def _keep_records(patch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
     path = stem.with_suffix(".safetensors")
     stem.with_suffix(".json").unlink(missing_ok=True)
     write_atomically(path, data)
-    record = {"sha256": digest_file(path), "counters": vars(state.counters)}
+    record = {"blake3": digest_file(path), "counters": vars(state.counters)}
     write_atomically(stem.with_suffix(".json"), to_json(record))
     drop_older(folder)
 
@@ -148,7 +148,7 @@ def _restore(record_path: Path, state: TrainingState) -> None:
     path = record_path.with_suffix(".safetensors")
     record = read_json(record_path)
     data = path.read_bytes()
-    if not isinstance(record, dict) or record.get("sha256") != digest_file(path):
+    if not isinstance(record, dict) or record.get("blake3") != digest_file(path):
         raise InputError(path, "resume state is damaged")
     targets = state.named_tensors()
     check_tensors(path, read_header(path, data), {name: list(t.shape) for name, t in targets.items()})
