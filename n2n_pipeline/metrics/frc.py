@@ -167,27 +167,6 @@ def half_bit_threshold(coefficients: Floats | float) -> Floats:
     return np.minimum((0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root), 1.0)
 
 
-def signal_to_noise(correlation: Floats) -> Floats:
-    """Spectral signal-to-noise ratio of the mean of both halves: ``2 FRC / (1 - FRC)``.
-
-    Parameters
-    ----------
-    correlation : numpy.ndarray
-        FRC of the halves.
-
-    Returns
-    -------
-    numpy.ndarray
-        Ratio of powers, of the same shape; infinite where the halves are identical.
-
-    References
-    ----------
-    Frank & Al-Ali (1975), Nature 256, 376-379.
-    """
-    with np.errstate(divide="ignore"):
-        return np.asarray(2 * correlation / (1 - correlation))
-
-
 def standard_error(rings: Rings) -> Floats:
     """Give each ring's standard error, ``(1 - ρ²) / √(2n)`` for ``n`` independent complex coefficients.
 
