@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -45,6 +46,31 @@ def set_threads(threads: int | None = None) -> int:
     chosen = threads or (int(given) if given.isdecimal() and int(given) else usable_cores())
     torch.set_num_threads(chosen)
     return chosen
+
+
+class NetworkThreads(ThreadPoolExecutor):
+    """Threads that each run a network of their own, with an equal share of PyTorch's threads.
+
+    Where these share each layer instead, they wait for the last of them at its end: for long, where layers are
+    small or another program is on one of the cores.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    cores : int
+        PyTorch's threads, of all of them together.
+    """
+
+    def __init__(self, count: int, cores: int) -> None:
+        self._count, self._cores = count, cores
+        super().__init__(count, "network", torch.set_num_threads, (max(cores // count, 1),))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads; those to come use as many cores as before."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if self._count > 1:
+            torch.set_num_threads(self._cores)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

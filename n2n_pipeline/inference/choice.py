@@ -49,17 +49,18 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
     tile, budget = config.tile, memory_budget(config.memory_gb)
     core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, inputs, budget)
     measured = _choose_halo(denoiser, inputs, tile, core)
-    tile_px = math.prod(min(core + 2 * measured.halo, side) for side in inputs.shape)
+    rows, columns = (min(core + 2 * measured.halo, side) for side in inputs.shape)
     return Choice(
         core_px=core,
         halo_px=measured.halo,
         halo_error=measured.error,
         border_px=choose_border(denoiser, inputs),
-        frames=_frames_at_once(denoiser, inputs, tile_px, budget),
+        frames=_frames_at_once(denoiser, inputs, rows * columns, budget),
         passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
         device=denoiser.device.type,
         precision=_choose_precision(denoiser, inputs),
         threads=torch.get_num_threads(),
+        side_by_side=inputs.has_pairs and _has_room_for_two(denoiser, columns, budget),
     )
 
 
@@ -83,6 +84,12 @@ def _largest_core(denoiser: Denoiser, inputs: Inputs, budget: int) -> int:
         sides[1] = math.isqrt(torch.cuda.mem_get_info()[0] // 4 // (TILE_BYTES * network.width * SHARD_FRAMES))
     core = min(sides) - 2 * exact_halo(network)
     return max(core // stride(network), 1) * stride(network)
+
+
+def _has_room_for_two(denoiser: Denoiser, columns: int, budget: int) -> bool:
+    """Tell whether two networks can compute at once, on cores of their own and in a quarter of the memory."""
+    network, is_shared = denoiser.card.network, denoiser.device.type == "cpu" and torch.get_num_threads() > 1
+    return is_shared and 2 * columns * BAND_BYTES * network.width // network.fold <= budget // 4
 
 
 def _frames_at_once(denoiser: Denoiser, inputs: Inputs, tile_px: int, budget: int) -> int:

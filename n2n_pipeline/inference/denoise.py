@@ -1,7 +1,8 @@
 """A noisy store becomes a denoised one: both halves of every frame's window through the network, averaged.
 
-Some threads read ahead, one computes, some write. Each shard of the output is made from its own input and halo, in
-one order, so that a run that was killed and started again ends in the same bytes, on however many workers.
+Some threads read ahead, one or two compute, some write. Each shard of the output is made from its own input and
+halo, in one order, so that a run that was killed and started again ends in the same bytes, on however many
+workers.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from n2n_pipeline.config import DenoiseConfig
-from n2n_pipeline.device import trim_memory
+from n2n_pipeline.device import NetworkThreads, trim_memory
 from n2n_pipeline.errors import InputError, Stopped
 from n2n_pipeline.files import require_space
 from n2n_pipeline.inference.forward import Canvas, denoise_rows, run_network, turns_of
@@ -151,6 +152,7 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
     written: deque[Future[None]] = deque()
     with (
         ThreadPoolExecutor(writers, "write") as pool,
+        NetworkThreads(1 + job.choice.side_by_side, job.choice.threads) as networks,
         closing(read_ahead(job.read, pieces, AHEAD * readers, readers)) as inputs,
     ):
         for block, of_block in groupby(inputs, lambda one: one[0].block):
@@ -160,7 +162,7 @@ def denoise_blocks(job: Job, blocks: Sequence[Block], stamp: str, step: Step) ->
                 for first, part in _cut_frames(job, halves):
                     if stop_requested():
                         raise Stopped(job.order.output)
-                    _denoise_piece(job, piece, first, part, canvases)
+                    _denoise_piece(job, networks, piece, first, part, canvases)
                 step(1)
             if len(written) == writers:
                 written.popleft().result()
@@ -182,7 +184,12 @@ def _cut_frames(job: Job, halves: Sequence[Half]) -> Iterator[tuple[int, list[Ha
 
 
 def _denoise_piece(
-    job: Job, piece: Piece, first: int, halves: Sequence[Half], canvases: Mapping[str, Canvas]
+    job: Job,
+    networks: NetworkThreads,
+    piece: Piece,
+    first: int,
+    halves: Sequence[Half],
+    canvases: Mapping[str, Canvas],
 ) -> None:
     """Blend the mean of both denoised halves of a piece's frames from ``first`` on, and what else has a canvas."""
     turns = turns_of(job.choice.passes)
@@ -191,7 +198,8 @@ def _denoise_piece(
     if len(halves) == 1:
         canvases["0"].blend(piece.tile, denoise_rows(job.denoiser, *halves[0], turns.even), frames)
         return
-    denoised = [run_network(job.denoiser, *half, turn) for half, turn in zip(halves, turns, strict=True)]
+    run_both = networks.map if job.choice.side_by_side else map
+    denoised = list(run_both(run_network, repeat(job.denoiser), *zip(*halves, strict=True), turns))
     images = dict(zip(HALVES, denoised, strict=True)) | {"0": np.mean(denoised, axis=0, dtype=np.float32)}
     if WINDOW_MAP in canvases:
         images[WINDOW_MAP] = np.sum([effective_frames(job.denoiser, *half) for half in halves], axis=0)

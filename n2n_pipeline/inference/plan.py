@@ -53,6 +53,8 @@ class Choice(Settings):
     device: str
     precision: Literal["float32", "bfloat16"]
     threads: int
+    side_by_side: bool = False
+    """Both halves of a frame go through the network at once, each with half of the threads."""
     shards: tuple[int, int, int] | None = None
     """Frames, rows and columns of the output that are denoised and written as one; images are written whole."""
 

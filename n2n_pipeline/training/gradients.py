@@ -1,17 +1,17 @@
 """The gradient of a step, on a CPU by several threads of which each takes some of the patches.
 
-The layers of a small network on small patches are over so soon that threads which share each one spend much of
-their time waiting for each other. So every thread runs the whole network on patches of its own, and the gradients
-are added up, always in the same order.
+Every thread runs the whole network on patches of its own (see `device.NetworkThreads`), and the gradients are
+added up, always in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+from n2n_pipeline.device import NetworkThreads
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
 """From some of a step's patches to the mean loss of their pixels."""
@@ -29,10 +29,8 @@ class GradientThreads:
     """
 
     def __init__(self, count: int, patches: int) -> None:
-        self._total, self._count = count, max(min(count, patches), 1)
-        self._threads = ThreadPoolExecutor(
-            self._count, "training-gradients", initializer=torch.set_num_threads, initargs=(count // self._count,)
-        )
+        self._count = max(min(count, patches), 1)
+        self._threads = NetworkThreads(self._count, count)
 
     def differentiate(
         self, loss: Loss, batch: Sequence[Tensor], parameters: Sequence[Tensor]
@@ -65,10 +63,8 @@ class GradientThreads:
         return torch.stack(values).sum(), gradients[0]
 
     def close(self) -> None:
-        """End the threads; those to come use as many cores as before."""
+        """End the threads."""
         self._threads.shutdown()
-        if self._count > 1:
-            torch.set_num_threads(self._total)
 
 
 def _differentiate(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 
 import numpy as np
@@ -91,6 +92,35 @@ def test_the_output_has_the_movies_shape_pixel_size_and_provenance(movie, model,
     assert opened.provenance["movie"] == "../movie.zarr"
     assert opened.provenance["window"] == 4
     assert opened.provenance["choice"]["core_px"] == 24
+
+
+@pytest.mark.parametrize(
+    ("threads", "memory_gb", "expected"),
+    [(2, 1.0, True), (1, 1.0, False), (2, 0.01, False)],
+    ids=["two threads", "one thread", "no memory for two"],
+)
+def test_halves_are_the_same_side_by_side_and_one_after_another(
+    movie, model, tmp_path, monkeypatch, threads, memory_gb, expected
+):
+    names, real = set(), denoise.run_network
+
+    def note(*args):
+        names.add(threading.current_thread().name)
+        return real(*args)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        denoise_store(movie, model, tmp_path / "alone.zarr", config())
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(denoise, "run_network", note)
+        denoise_store(movie, model, tmp_path / "out.zarr", config(memory_gb=memory_gb))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(names) == 1 + expected
+    assert open_store(tmp_path / "out.zarr").provenance["choice"]["side_by_side"] is expected
+    np.testing.assert_allclose(denoised(tmp_path / "out.zarr"), denoised(tmp_path / "alone.zarr"), rtol=1e-3)
 
 
 def test_halves_are_kept_and_their_mean_is_the_output(movie, model, tmp_path):
@@ -254,25 +284,25 @@ def test_a_finished_output_is_left_alone(movie, model, tmp_path):
 
 
 def test_a_run_that_is_continued_computes_with_the_threads_it_began_with(movie, model, tmp_path, monkeypatch):
-    used, real = [], denoise.run_network
+    used, calls, real = [], iter(range(1000)), denoise.run_network
 
     def note(*args):
         used.append(torch.get_num_threads())
-        if len(used) == 1:
+        if next(calls) == 0:
             raise Killed
         return real(*args)
 
     monkeypatch.setattr(denoise, "run_network", note)
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(3)
+        torch.set_num_threads(4)
         with pytest.raises(Killed):
             denoise_store(movie, model, tmp_path / "out.zarr", config())
         torch.set_num_threads(1)
         denoise_store(movie, model, tmp_path / "out.zarr", config())
     finally:
         torch.set_num_threads(before)
-    assert set(used) == {3}
+    assert set(used) == {2}  # for each of two halves
 
 
 def test_other_settings_are_refused_unless_the_output_is_restarted(movie, model, tmp_path):
