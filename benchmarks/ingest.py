@@ -162,7 +162,7 @@ def run(
     process = subprocess.Popen(
         [*command(method, movie, output, python), *words],
         stdout=subprocess.DEVNULL,
-        env=with_package() if METHODS[method] is None else None,
+        env=with_package(),
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     with ThreadPoolExecutor(1) as pool:

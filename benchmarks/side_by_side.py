@@ -19,19 +19,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from overlap import time_job
 from scaling import make_model, store
 
 from n2n_pipeline.config import DenoiseConfig
 from n2n_pipeline.device import set_threads, tune_allocator
-from n2n_pipeline.inference.denoise import denoise_blocks
 from n2n_pipeline.inference.job import Order, plan_job
 from n2n_pipeline.progress import set_quiet
-from n2n_pipeline.records import Ledger
 
 RESULTS = Path(__file__).parent / "results"
 MOVIES = ((64, 256, 256), (32, 512, 512), (8, 1024, 1024), (4, 2048, 2048))
@@ -43,15 +41,8 @@ def denoise(folder: Path, side_by_side: bool) -> float:
     """Denoise the movie one way, and return the seconds."""
     shutil.rmtree(folder / "denoised.zarr", ignore_errors=True)
     order = Order(folder / "movie.zarr", folder / "model", folder / "denoised.zarr", CONFIG, "cpu")
-    job = plan_job(order)
-    job = plan_job(order, choice=job.choice.model_copy(update={"side_by_side": side_by_side}))
-    with Ledger(job.order.output, job.fingerprint, [block.unit for block in job.blocks]) as ledger:
-        job.create_output()
-        start = time.perf_counter()
-        denoise_blocks(job, job.blocks, ledger.stamp, step=lambda _tiles: None)
-        seconds = time.perf_counter() - start
-        ledger.complete()
-    return seconds
+    choice = plan_job(order).choice.model_copy(update={"side_by_side": side_by_side})
+    return time_job(plan_job(order, choice=choice))
 
 
 def compare(shape: tuple[int, int, int], is_busy: bool, n_rounds: int) -> dict[str, Any]:

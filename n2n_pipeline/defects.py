@@ -27,7 +27,7 @@ SIGMAS = 6.0  # standard deviations beyond which a pixel's mean is not noise
 CHANCE = 1e-9  # one-sided probability of that many
 STILL = 0.01  # a pixel's variance over its neighbours', below which it does not fluctuate
 LINE_RATIO = 4.0  # a row or column whose temporal variance differs from its neighbours' by this is broken
-LINE_PIXELS = 256  # of a row or column, enough for its median
+LINE_PIXELS = 512  # of a row or column, enough for its median
 
 
 def find_defects(statistics: Statistics, dark: Floats | None = None, gain: Floats | None = None) -> Bools:
@@ -59,7 +59,7 @@ def find_defects(statistics: Statistics, dark: Floats | None = None, gain: Float
     def judge(rows: slice) -> None:
         band = movie.look(rows)
         if _has_suspects(band, usual):
-            local_variance = movie.local_variance(rows)
+            local_variance = local_median(band.around)[band.inner]
             events = _events(band, local_variance, statistics.n_frames)
             bad[rows] = _outlying(band, events, usual) | _stuck(band, local_variance, events)
 
@@ -78,8 +78,10 @@ class _Band(NamedTuple):
     variance: Floats
     local_mean: Floats
     """Median of each pixel's neighbourhood."""
-    most_variance: float
-    """Of these rows and those around them."""
+    around: Floats
+    """Variance of these rows and of those that their neighbourhoods reach."""
+    inner: slice
+    """Where among these they are."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,11 @@ class _Seen:
 
     def look(self, rows: slice) -> _Band:
         """Return rows, and what is around them."""
-        outer, inner = self._surround(rows)
-        mean, variance = self.mean(outer), self.variance(outer)
-        return _Band(mean[inner], variance[inner], local_median(mean)[inner], float(variance.max()))
-
-    def local_variance(self, rows: slice) -> Floats:
-        """Return the median variance of each pixel's neighbourhood."""
-        outer, inner = self._surround(rows)
-        return local_median(self.variance(outer))[inner]
-
-    def _surround(self, rows: slice) -> tuple[slice, slice]:
-        """Return rows with those that their neighbourhoods reach, and where among these they are."""
         above = min(rows.start, REACH)
         outer = slice(rows.start - above, min(rows.stop + REACH, self.statistics.shape[0]))
-        return outer, slice(above, above + rows.stop - rows.start)
+        inner = slice(above, above + rows.stop - rows.start)
+        mean, variance = self.mean(outer), self.variance(outer)
+        return _Band(mean[inner], variance[inner], local_median(mean)[inner], variance, inner)
 
 
 def local_median(image: Floats) -> Floats:
@@ -154,8 +147,8 @@ def _usual_stray(movie: _Seen, bands: list[slice]) -> float:
 
 def _has_suspects(band: _Band, usual: float) -> bool:
     """Tell, at half the cost of a judgement, whether a band may hold defects: most of a good camera do not."""
-    least = float(band.variance.min())
-    return least <= STILL * band.most_variance or bool((np.abs(band.mean - band.local_mean) > usual).any())
+    may_be_still = band.variance.min() <= STILL * band.around.max()
+    return bool(may_be_still or (np.abs(band.mean - band.local_mean) > usual).any())
 
 
 def _events(band: _Band, local_variance: Floats, n_frames: int) -> Floats:

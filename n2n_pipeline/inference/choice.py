@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from n2n_pipeline.checkpoint import Denoiser
-from n2n_pipeline.config import DenoiseConfig, Passes, TileConfig
+from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Passes, TileConfig
 from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference.border import choose_border
 from n2n_pipeline.inference.halo import MeasuredHalo, Sample, measure_halo, sample_tiles
@@ -77,7 +77,7 @@ def _largest_core(denoiser: Denoiser, inputs: Inputs, budget: int) -> int:
     network = denoiser.card.network
     sides = [
         math.isqrt(budget // 4 // sum(_reading_bytes(inputs))),
-        budget // 4 // (BAND_BYTES * network.width // network.fold),
+        budget // 4 // _column_bytes(network),
         LARGEST_CORE_PX + 2 * exact_halo(network),
     ]
     if denoiser.device.type == "cuda":
@@ -88,8 +88,13 @@ def _largest_core(denoiser: Denoiser, inputs: Inputs, budget: int) -> int:
 
 def _has_room_for_two(denoiser: Denoiser, columns: int, budget: int) -> bool:
     """Tell whether two networks can compute at once, on cores of their own and in a quarter of the memory."""
-    network, is_shared = denoiser.card.network, denoiser.device.type == "cpu" and torch.get_num_threads() > 1
-    return is_shared and 2 * columns * BAND_BYTES * network.width // network.fold <= budget // 4
+    has_cores = denoiser.device.type == "cpu" and torch.get_num_threads() > 1
+    return has_cores and 2 * columns * _column_bytes(denoiser.card.network) <= budget // 4
+
+
+def _column_bytes(network: NetworkConfig) -> int:
+    """Return what a network in bands of rows takes for each column of a tile."""
+    return BAND_BYTES * network.width // network.fold
 
 
 def _frames_at_once(denoiser: Denoiser, inputs: Inputs, tile_px: int, budget: int) -> int:
