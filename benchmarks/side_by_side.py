@@ -1,6 +1,6 @@
 """Whether a frame's halves go through the network faster side by side than one after another.
 
-    python benchmarks/side_by_side.py        # small to large frames, alone and beside a busy program: 5 minutes
+    python benchmarks/side_by_side.py        # small to large frames, alone and beside a busy program: 15 minutes
 
 Side by side, each half has half of the cores to itself; one after another, the cores share every layer. Both are
 what `n2n-pipeline denoise` does, on the same movie, in turns, reading and writing included, by the CPU's default
