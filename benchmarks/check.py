@@ -5,9 +5,10 @@
     python benchmarks/check.py --quick --record # keeps the ratios as those to be compared with
 
 A ratio is ours over another's in the same run, larger is better, so that the machine's speed drops out; both
-sides take turns, and the best of each counts, for a busy machine only ever slows. It fails on a loss over 20 %; a
-quick ratio on one over 40 %, after it was measured three times. What is recorded holds for one kind of machine:
-elsewhere, record first.
+sides take turns, and the best of each counts, for a busy machine only ever slows. It fails on a loss over 20 %,
+where a second run shows it, too; a quick ratio on one over 40 %, after it was measured three times. What is
+recorded holds for one kind of machine: elsewhere, record first, or run the scripts and keep what they write.
+(Pairs were 33 and 10 times as fast as filling memory on two hosts, one with fresh memory at half the price.)
 
     averages    filling two arrays over reading both halves of every window of 16, balanced, from memory
     ingest      Dask's `to_zarr` over `n2n_pipeline.ingest`, the same movie in memory and on disk
@@ -171,18 +172,26 @@ def lost(found: dict[str, float], recorded: dict[str, float], most: float = LOSS
 
 
 def check_scripts() -> list[str]:
-    """Run the scripts again and compare their ratios with the committed ones, which stay."""
+    """Run the scripts again, twice where a ratio seems lost; compare with the committed ones, which stay."""
     losses = []
     for name, (script, *words) in SCRIPTS.items():
-        file = RESULTS / name
-        committed = file.read_text()
-        try:
-            subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *words], check=True)
-            fresh = ratios_of(json.loads(file.read_text()))
-        finally:
-            file.write_text(committed)
-        losses += [f"{name}: {line}" for line in lost(fresh, ratios_of(json.loads(committed)))]
+        command = [sys.executable, str(Path(__file__).parent / script), *words]
+        recorded = ratios_of(json.loads((RESULTS / name).read_text()))
+        best = fresh_ratios(command, RESULTS / name)
+        if lost(best, recorded):
+            best = {key: max(ratio, best[key]) for key, ratio in fresh_ratios(command, RESULTS / name).items()}
+        losses += [f"{name}: {line}" for line in lost(best, recorded)]
     return losses
+
+
+def fresh_ratios(command: list[str], file: Path) -> dict[str, float]:
+    """Run a script; return the ratios of the results that it writes, and put the file back as it was."""
+    committed = file.read_text()
+    try:
+        subprocess.run(command, check=True)
+        return ratios_of(json.loads(file.read_text()))
+    finally:
+        file.write_text(committed)
 
 
 def ratios_of(result: dict[str, Any]) -> dict[str, float]:

@@ -49,6 +49,29 @@ def test_a_ratio_is_measured_again_before_it_is_called_lost(benchmarks):
     assert check.compare(lambda: next(ratios), recorded=1.0) == 0.95
 
 
+def test_a_script_is_run_again_before_a_ratio_is_called_lost_and_its_results_stay(
+    benchmarks, monkeypatch, tmp_path
+):
+    import check
+
+    results, count = tmp_path / "pairs.json", tmp_path / "count"
+    results.write_text('{"speed_over_fill": 1.0}')
+    count.write_text("0")
+    script = tmp_path / "pairs.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        f"count, results = Path({str(count)!r}), Path({str(results)!r})\n"
+        "number = int(count.read_text())\n"
+        "count.write_text(str(number + 1))\n"
+        """results.write_text('{"speed_over_fill": %s}' % [0.5, 0.95, 0.5, 0.7][number])\n"""
+    )
+    monkeypatch.setattr(check, "RESULTS", tmp_path)
+    monkeypatch.setattr(check, "SCRIPTS", {"pairs.json": [str(script)]})
+    assert check.check_scripts() == []
+    assert check.check_scripts() == ["pairs.json: speed_over_fill: 0.7, recorded 1.0: a loss of 30 %"]
+    assert (count.read_text(), results.read_text()) == ("4", '{"speed_over_fill": 1.0}')
+
+
 def test_costs_that_are_less_are_turned_round(benchmarks):
     import check
 
