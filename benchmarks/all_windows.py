@@ -28,13 +28,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import mrcfile
 import numpy as np
 from check import least_seconds
+from pairs import Sink
 from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
 
 import n2n_pipeline as n2n
-from n2n_pipeline.averages import read_ladder, read_pairs
 from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.config import DenoiseConfig, IngestConfig, RunConfig, TrainConfig, Window
 from n2n_pipeline.corrections import CorrectedMovie
@@ -229,16 +230,15 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
     given = {name: folder / f"{name}.mrc" for name in ("dark", "gain") if (folder / f"{name}.mrc").is_file()}
     store = n2n.ingest(folder / "movie.mrc", scratch / "movie.zarr", IngestConfig(**given))
     n_frames = open_store(store).info.shape[0]
-    windows: dict[str, Window] = {"fixed": min(32, n_frames), "all": "all"}
-    models = {name: start_only(store, scratch / name, window) for name, window in windows.items()}
+    kinds: dict[str, Window] = {"fixed": min(32, n_frames), "all": "all"}
+    models = {name: start_only(store, scratch / name, window) for name, window in kinds.items()}
     found: Json = {"frames": n_frames}
     for drift in ("not aligned", "aligned"):
         if drift == "aligned":
             n2n.align(store)
-        what = (CorrectedMovie(open_store(store)), range(n_frames), WHOLE)
         plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
-        halves = [partial(read_pairs, *what, window) for window in LADDER]
-        *one_window, ladder = least_seconds([*halves, partial(read_ladder, *what, LADDER)], ROUNDS)
+        windows = [*(min(window, n_frames) for window in LADDER), LADDER]
+        *one_window, ladder = least_seconds([partial(average, store, window) for window in windows], ROUNDS)
         denoising = [partial(denoise_store, store, model, output, plain, "cpu", True) for model in models.values()]
         found[drift] = {
             "one_window": one_window,
@@ -247,6 +247,12 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
         }
         print(drift, found[drift], flush=True)
     return found
+
+
+def average(store: Path, window: int | tuple[int, ...]) -> None:
+    """Average both halves of the windows of all frames, a block at a time."""
+    halves = n2n.pairs(store, window=window)
+    da.store([halves[half].data for half in ("even", "odd")], [Sink(), Sink()], lock=False)
 
 
 def start_only(store: Path, model: Path, window: Window) -> Path:

@@ -58,7 +58,7 @@ Shape = tuple[int, int, int]
 RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 2, 4, 8)
 LENGTHS: dict[str, Shape] = {
-    "ingest": (512, 1024, 1024),
+    "ingest": (1024, 768, 768),
     "align": (512, 384, 384),
     "sweep": (64, 512, 512),
     "train": (96, 512, 512),
@@ -75,6 +75,7 @@ BY_SAMPLE = ("sweep", "train")  # stages that take as long for any movie
 TINY: Shape = (16, 192, 192)
 SPREAD: Shape = (64, 512, 512)
 WORKERS = (1, 2)
+ROUNDS = {"ingest": 5, "align": 3, "sweep": 3, "train": 7, "denoise": 2, "workers": 2}
 WINDOW = 16
 STEPS = (4, 64)
 TOLERANCE = 1.1
@@ -219,7 +220,7 @@ def compare(folder: Path, shapes: dict[str, dict[str, Shape]], told: argparse.Na
             make = make_still_movie if kind == "ingest" else store
             make(folder / f"{name}.mrc", shape)
         stages = [stage for stage in STAGES if stage.partition("_")[0] == kind]
-        for number in range(told.rounds):
+        for number in range(told.rounds or ROUNDS[kind]):
             for stage in stages:
                 if number > 0 and stage == "sweep_all":
                     continue
@@ -331,7 +332,7 @@ def compare_workers(folder: Path, told: argparse.Namespace) -> dict[str, Any]:
     start = [sys.executable, "-c", "from n2n_pipeline.cli import main; main()", "denoise"]
     fixed = ["-m", str(folder / "model"), "--device", told.device, "--quiet", "--set", "denoise.augment=off"]
     found: dict[str, list[float]] = {f"local:{n}": [] for n in WORKERS} | {"threads": []}
-    for number in range(told.rounds):
+    for number in range(told.rounds or ROUNDS["workers"]):
         for cluster, seconds in found.items():
             output = folder / f"{cluster.replace(':', '')}{number}.zarr"
             words = [*start, str(movie.with_suffix(".zarr")), "-o", str(output), *fixed, "--cluster", cluster]
@@ -351,7 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "costs"], default=[*PARTS, "costs"])
     parser.add_argument("--stages", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="of length and size")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="by default more of what takes less time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tiny", action="store_true", help="movies of toy sizes, to see that it runs")
     parser.add_argument("--child", nargs=2, metavar=("STAGE", "MOVIE"), help=argparse.SUPPRESS)
