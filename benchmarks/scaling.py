@@ -58,7 +58,7 @@ Shape = tuple[int, int, int]
 RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 2, 4, 8)
 LENGTHS: dict[str, Shape] = {
-    "ingest": (1024, 1024, 512),
+    "ingest": (1024, 768, 768),
     "align": (512, 384, 384),
     "sweep": (64, 512, 512),
     "train": (96, 512, 512),
