@@ -28,11 +28,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import mrcfile
 import numpy as np
 from check import least_seconds
-from pairs import Sink
+from pairs import discard
 from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
 
 import n2n_pipeline as n2n
@@ -252,7 +251,7 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
 def average(store: Path, window: int | tuple[int, ...]) -> None:
     """Average both halves of the windows of all frames, a block at a time."""
     halves = n2n.pairs(store, window=window)
-    da.store([halves[half].data for half in ("even", "odd")], [Sink(), Sink()], lock=False)
+    discard(halves["even"].data, halves["odd"].data)
 
 
 def start_only(store: Path, model: Path, window: Window) -> Path:

@@ -76,6 +76,11 @@ class Sink:
         pass
 
 
+def discard(*arrays: da.Array) -> None:
+    """Compute arrays a block at a time, and keep nothing."""
+    da.store(arrays, [Sink() for _ in arrays], lock=False)
+
+
 def make_counts(shape: tuple[int, int, int]) -> np.ndarray:
     """Draw counts of a few electrons per pixel."""
     rng = np.random.default_rng(0)
@@ -93,7 +98,7 @@ def start_pipeline(method: str, window: int, movie: Path, frames: int) -> Callab
         stored = MovieStore(Path("memory"), info, InMemory(counts, stored.array.chunks), References(), None, {})
     dataset = n2n.pairs(stored, window, split=split)
     halves = [dataset[half].data[:frames] for half in ("even", "odd")]
-    return lambda: da.store(halves, [Sink(), Sink()], lock=False)
+    return lambda: discard(*halves)
 
 
 def start_fill(_method: str, _window: int, movie: Path, frames: int) -> Callable[[], object]:
@@ -111,7 +116,7 @@ def start_xarray(_method: str, window: int, movie: Path, frames: int) -> Callabl
     lazy = xr.DataArray(da.from_array(counts, chunks=(-1, 256, 256)), dims=("t", "y", "x"))
     with xr.set_options(use_bottleneck=True):
         mean = lazy.astype(np.float32).rolling(t=window, center=True, min_periods=1).mean()
-    return lambda: da.store(mean.data, Sink(), lock=False)
+    return lambda: discard(mean.data)
 
 
 def start_dask(_method: str, window: int, movie: Path, frames: int) -> Callable[[], object]:
@@ -125,7 +130,7 @@ def start_dask(_method: str, window: int, movie: Path, frames: int) -> Callable[
         return uniform_filter1d(block, window, axis=0, output=np.float32, mode="nearest")
 
     mean = lazy.map_overlap(average, depth=(window // 2, 0, 0), boundary="nearest", dtype=np.float32)
-    return lambda: da.store(mean, Sink(), lock=False)
+    return lambda: discard(mean)
 
 
 STARTS = {"n2n-pipeline": start_pipeline, "fill": start_fill, "xarray": start_xarray, "dask": start_dask}
