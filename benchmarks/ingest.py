@@ -226,13 +226,13 @@ def compare_memory(folder: Path) -> dict[str, object]:
 
 
 def make_lzw(path: Path) -> None:
-    """Write an LZW TIFF of 384 frames of 2048 x 2048 counts, uint8, mean 0.8."""
+    """Write an LZW TIFF of 1024 frames of 2048 x 2048 counts, uint8, mean 0.8."""
     import tifffile
 
     rng = np.random.default_rng(0)
     frames = [rng.poisson(0.8, (2048, 2048)).astype(np.uint8) for _ in range(4)]
     with tifffile.TiffWriter(path) as file:
-        for t in range(384):
+        for t in range(1024):
             file.write(np.roll(frames[t % 4], 13 * t, 1), compression="lzw", contiguous=False)
 
 

@@ -183,7 +183,7 @@ def _add_frames(frames: npt.NDArray[Any], total: npt.NDArray[Any], squares: npt.
     square = np.empty(total.shape, total.dtype)
     for frame in frames.view(total.dtype):
         np.add(total, frame, out=total)
-        np.add(squares, np.square(frame, out=square), out=squares)
+        np.add(squares, np.multiply(frame, frame, out=square), out=squares)
 
 
 class Gatherer:
