@@ -20,6 +20,7 @@ from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.filling import FILL_REACH, fill_from_neighbours
 from n2n_pipeline.halving import Halves, split_window, window_frames
 from n2n_pipeline.ladder import Ladder
+from n2n_pipeline.laying import lay_frames
 from n2n_pipeline.shifted import overlap, stable_origin, whole_shifts
 from n2n_pipeline.sliding import Finish, finish_sums, slide_halves, sum_members
 
@@ -193,8 +194,15 @@ class _Windows(Protocol):
     def part(self, first: int, last: int) -> _Windows:
         """Return the consecutive windows ``first`` to ``last - 1``."""
 
-    def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
-        """Average ``(t, p)`` frames, each pixel over those that saw it: ``(row, level, p)``, and how many."""
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many windows there are, and how many levels each has."""
+
+    def average_placed(self, values: Array, seen: Array, first: int, averages: Halves, counts: Halves) -> None:
+        """Average ``(t, p)`` frames, each pixel over those that saw it, and count these.
+
+        ``(row, level, p)`` averages and counts are filled in from pixel ``first`` on.
+        """
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average raw ``(t, y, x)`` counts and correct the averages."""
@@ -233,11 +241,17 @@ class _FixedWindows(NamedTuple):
         ends = (self.ends[0] if first == 0 else 0, self.ends[1] if last == n_windows else 0)
         return self._replace(needed=self.needed[first : last + self.size - 1], ends=ends)
 
-    def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
-        counts = self._halve(seen, np.float32)
+    @property
+    def rows(self) -> tuple[int, int]:
+        return len(self.needed) - self.size + 1 + sum(self.ends), 1
+
+    def average_placed(self, values: Array, seen: Array, first: int, averages: Halves, counts: Halves) -> None:
+        pixels = slice(first, first + values.shape[1])
+        numbers = self._halve(seen.view(np.uint8), np.float32)
         totals = self._halve(values, np.float64)
-        averages = (total / np.maximum(count, 1) for total, count in zip(totals, counts, strict=True))
-        return Halves(*(part.astype(np.float32, copy=False) for part in averages)), counts
+        for half in (0, 1):
+            counts[half][..., pixels] = numbers[half]
+            averages[half][..., pixels] = totals[half] / np.maximum(numbers[half], 1)
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         even, odd = self.count_frames()
@@ -298,9 +312,12 @@ def _average_moving(movie: CorrectedMovie, windows: _Windows, canvas: list[range
     """Average frames each of which is corrected, and moved, on its own."""
     needed, extent = windows.needed, (len(canvas[0]), len(canvas[1]))
     moves = shifts[needed.start : needed.stop]
-    values, seen = (part.reshape(len(moves), -1) for part in _place_frames(movie, needed, canvas, moves))
-    averages, counts = windows.average_placed(values, seen)
-    return Pair(*(part.reshape(*part.shape[:2], *extent) for part in (*averages, *counts)))
+    shape = (*windows.rows, extent[0] * extent[1])
+    averages, counts = (Halves(*(buffers.averages.empty(shape, np.float32) for _ in range(2))) for _ in range(2))
+    for rows, *strip in lay_frames(movie, needed, canvas, moves):
+        values, seen = (part.reshape(len(moves), -1) for part in strip)
+        windows.average_placed(values, seen, rows.start * extent[1], averages, counts)
+    return Pair(*(part.reshape(*shape[:2], *extent) for part in (*averages, *counts)))
 
 
 def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range], shifts: Ints) -> Pair:
@@ -318,7 +335,8 @@ def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range]
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
     halves = windows.average_halves(raw.counts, dark, gain)
     averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
-    counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in windows.count_frames())
+    numbers = (n[:1] if (n == n[0]).all() else n for n in windows.count_frames())
+    counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in numbers)
     pair = Pair(*averages, *counts)
     return pair if inside == place else Pair(*(_pad(part, target, canvas) for part in pair))
 
@@ -328,21 +346,3 @@ def _pad(part: Floats, target: tuple[slice, ...], canvas: list[range]) -> Floats
     padded = np.zeros((*part.shape[:2], len(canvas[0]), len(canvas[1])), np.float32)
     padded[:, :, *target] = part
     return padded
-
-
-def _place_frames(movie: CorrectedMovie, needed: range, canvas: list[range], moves: Ints) -> tuple[Array, Array]:
-    """Lay corrected frames on a rectangle of frame-0 coordinates; 0, and not seen, where they do not reach."""
-    low, high = moves.min(axis=0).tolist(), moves.max(axis=0).tolist()
-    read = tuple(
-        slice(min(max(part.start + first, 0), size), max(min(part.stop + last, size), 0))
-        for part, first, last, size in zip(canvas, low, high, movie.store.info.shape[1:], strict=True)
-    )
-    values, valid = movie.read(slice(needed.start, needed.stop), *read)
-    placed = np.zeros((len(needed), len(canvas[0]), len(canvas[1])), np.float32)
-    seen = np.zeros(placed.shape, np.uint8)
-    whole = tuple(slice(part.start, part.stop) for part in canvas)
-    for index, move in enumerate(moves):
-        target, source = overlap(whole, read, move)
-        placed[index][target] = values[index][source]
-        seen[index][target] = valid[index % len(valid)][source]
-    return placed, seen

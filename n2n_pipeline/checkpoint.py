@@ -152,7 +152,7 @@ def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
     """
     if card.ladder:
         scales = torch.tensor(card.level_scales, dtype=torch.float32, device=values.device)
-        return subtract_levels(values, card.mean) / scales[:, None, None]
+        return subtract_levels(values, card.mean).div_(scales[:, None, None])
     averages = (values - card.mean).div_(card.scale)  # in place: an image may be as large as memory allows
     if card.network.in_channels != 2:
         return averages[:, None]
@@ -161,7 +161,10 @@ def stack_channels(values: Tensor, counts: Tensor, card: ModelCard) -> Tensor:
 
 def subtract_levels(levels: Tensor, mean: float) -> Tensor:
     """Subtract from each level of ``(n, level, y, x)`` averages the next longer one, from the longest the mean."""
-    return torch.cat((levels[:, :-1] - levels[:, 1:], levels[:, -1:] - mean), dim=1)
+    differences = levels.clone()
+    differences[:, :-1] -= levels[:, 1:]
+    differences[:, -1] -= mean
+    return differences
 
 
 def save_model(folder: Path, network: torch.nn.Module, card: ModelCard) -> Path:

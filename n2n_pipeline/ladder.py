@@ -5,8 +5,9 @@ there are. Of two frames at the same distance before and after t one is in eithe
 distance, so that at every level both halves are balanced and have as many frames as each other, to within one. A
 frame is in the same half at every level: no level of the even half shares a frame with any level of the odd one.
 
-Sums of all levels of consecutive frames cost a few operations per pixel, frame and level: the totals are running
-sums, and the differences between the halves are those of spans of 2^k frames, each made of two of half its length.
+The levels of an output frame lie within each other: each frame of the longest is added once, the nearest first,
+and a level's averages are taken when all of its frames are in. For the ladder of all movies that is faster than
+sums that slide from one output frame to the next.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import numpy.typing as npt
 
 from n2n_pipeline import buffers
 from n2n_pipeline.halving import Halves
-from n2n_pipeline.sliding import prepare_references, write_average
+from n2n_pipeline.sliding import prepare_references, type_of_sums, write_average
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 LADDER = (5, 9, 17, 33, 95)
 """The windows of all movies; a level that reaches beyond a short movie's ends holds all of it."""
-BLOCK = 1024  # pixels at a time
+BLOCK = 2048  # pixels at a time
 
 
 def check_ladder(windows: Sequence[int]) -> None:
@@ -79,16 +80,20 @@ def split_around(n_frames: int, t: int, order: Bools | None = None) -> Bools:
     'BABBAABAABA'
     """
     if order is None:
-        distance = np.arange(n_frames)
-        order = np.bitwise_count(np.maximum(distance - 1, 0)) % 2 == 1
+        order = _thue_morse(n_frames)
         order[0] = t == n_frames - 1
     frames = np.arange(n_frames)
     is_odd: Bools = order[np.abs(frames - t)] ^ (frames > t)
     return ~is_odd
 
 
+def _thue_morse(n_distances: int) -> Bools:
+    """Say for each distance whether the earlier of the two frames there is in the odd half."""
+    return np.asarray(np.bitwise_count(np.maximum(np.arange(n_distances) - 1, 0)) % 2 == 1)
+
+
 class Ladder(NamedTuple):
-    """The ladders of some output frames; those of all frames between the first and the last are computed."""
+    """The ladders of some output frames."""
 
     n_frames: int
     """Of the movie."""
@@ -105,17 +110,22 @@ class Ladder(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """Which of the ladders that are computed belongs to each output frame."""
-        return [t - self.frames[0] for t in self.frames]
+        """Which of the ladders belongs to each output frame."""
+        return list(range(len(self.frames)))
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many ladders there are, and how many levels each has."""
+        return len(self.frames), len(self.windows)
 
     @property
     def spans(self) -> list[range]:
-        """Frames of the movie that each ladder holds, of those that are computed."""
-        return [level_frames(self.n_frames, t, self.windows[-1]) for t in self._computed]
+        """Frames of the movie that each ladder holds."""
+        return [level_frames(self.n_frames, t, self.windows[-1]) for t in self.frames]
 
     def part(self, first: int, last: int) -> Ladder:
-        """Return the computed ladders ``first`` to ``last - 1``."""
-        return self._replace(frames=self._computed[first:last])
+        """Return the ladders ``first`` to ``last - 1``."""
+        return self._replace(frames=self.frames[first:last])
 
     def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
         """Sum both halves of every level.
@@ -132,10 +142,12 @@ class Ladder(NamedTuple):
         Halves
             ``(ladder, level, p)`` each.
         """
-        ones = np.ones((len(self._computed), len(self.windows), 1))
-        return self._slide(frames, Halves(ones, ones), prepare_references(None, None), dtype)
+        ones = np.ones((len(self.frames), len(self.windows), 1))
+        sums = self._make_halves(frames.shape[1], dtype)
+        self._sum(frames, Halves(ones, ones), prepare_references(None, None), sums)
+        return sums
 
-    def average_placed(self, values: Array, seen: Array) -> tuple[Halves, Halves]:
+    def average_placed(self, values: Array, seen: Array, first: int, averages: Halves, counts: Halves) -> None:
         """Average both halves of every level, each pixel over the frames that saw it.
 
         Parameters
@@ -143,26 +155,28 @@ class Ladder(NamedTuple):
         values : numpy.ndarray
             ``(t, p)`` the frames that are needed, 0 where a frame did not see a pixel.
         seen : numpy.ndarray
-            ``(t, p)`` uint8, 1 where it did.
-
-        Returns
-        -------
-        tuple of Halves
-            ``(ladder, level, p)`` float32 averages, and the numbers of frames in them.
+            ``(t, p)`` bool.
+        first : int
+            Where in the results the first of these pixels is.
+        averages, counts : Halves
+            ``(ladder, level, p)`` float32, to be filled in, as are the numbers of frames.
         """
-        counts = self.sum_halves(seen.view(np.bool_), np.float32)
-        return self._slide(values, counts, prepare_references(None, None), np.float32), counts
+        ones = np.ones((len(self.frames), len(self.windows), 1))
+        self._sum(seen, Halves(ones, ones), prepare_references(None, None), counts, first)
+        self._sum(values, counts, prepare_references(None, None), averages, first)
 
     def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
         """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
         members = Halves(*(np.maximum(count, 1.0)[:, :, None] for count in self.count_frames()))
         frames = buffers.averages.contiguous(counts).reshape(len(counts), -1)
-        return self._slide(frames, members, prepare_references(dark, gain), np.float32)
+        averages = self._make_halves(frames.shape[1], np.float32)
+        self._sum(frames, members, prepare_references(dark, gain), averages)
+        return averages
 
     def count_frames(self) -> Halves:
         """Return ``(ladder, level)`` how many frames each half holds."""
-        counts = np.zeros((2, len(self._computed), len(self.windows)), np.int64)
-        for row, t in enumerate(self._computed):
+        counts = np.zeros((2, len(self.frames), len(self.windows)), np.int64)
+        for row, t in enumerate(self.frames):
             is_even = split_around(self.n_frames, t)
             for level, window in enumerate(self.windows):
                 members = level_frames(self.n_frames, t, window)
@@ -170,112 +184,96 @@ class Ladder(NamedTuple):
                 counts[:, row, level] = even, len(members) - even
         return Halves(*counts)
 
-    @property
-    def _computed(self) -> range:
-        return range(self.frames[0], self.frames[-1] + 1)
+    def _make_halves(self, n_pixels: int, dtype: npt.DTypeLike) -> Halves:
+        shape = (len(self.frames), len(self.windows), n_pixels)
+        return Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
 
-    def _slide(
-        self, frames: Array, members: Halves, references: tuple[Array, Array], dtype: npt.DTypeLike
-    ) -> Halves:
-        shape = (len(self._computed), len(self.windows), frames.shape[1])
-        halves = Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
-        is_small = frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2
-        summed: type[np.number[Any]] = np.int32 if is_small else np.float64
-        if frames.dtype.kind == "b":  # what is summed up is twice a half
-            summed = np.int16 if 2 * self.windows[-1] <= np.iinfo(np.int16).max else np.int32
+    def _sum(
+        self, frames: Array, members: Halves, references: tuple[Array, Array], halves: Halves, first: int = 0
+    ) -> None:
         # Beyond the ends of the movie a level holds nothing more.
         reaches = np.minimum(np.array(self.windows) // 2, self.n_frames - 1)
-        rows = shape[0] + 2 * reaches[-1]
-        work = np.empty((rows, min(BLOCK, max(shape[2], 1))), summed)
-        middle = np.where(np.array(self._computed) == self.n_frames - 1, -1, 1)
-        place = (self.frames[0] - self.needed[0], reaches, middle)
-        _slide_levels(frames, place, work, members, references, halves)
-        return halves
+        plan = _Plan(
+            np.array(self.frames) - self.needed[0],
+            np.array(self.frames) == self.n_frames - 1,
+            reaches,
+            _thue_morse(int(reaches[-1]) + 1),
+        )
+        sums = np.empty((2, BLOCK), type_of_sums(frames.dtype, self.windows[-1]))
+        _sum_levels(frames, plan, sums, (members, references), halves, first)
+
+
+class _Plan(NamedTuple):
+    """Which frames the ladders hold."""
+
+    centres: Array
+    """Frame that each ladder is about."""
+    is_last: Bools
+    """Of each ladder, whether that is the movie's last frame."""
+    reaches: Array
+    """How far each level reaches, in frames."""
+    earlier_is_odd: Bools
+    """Of each distance, whether the earlier frame there is in the odd half."""
 
 
 @numba.njit(nogil=True, cache=True)
-def _slide_levels(
+def _sum_levels(
     frames: Array,
-    place: tuple[int, Array, Array],
-    work: Array,
-    members: Halves,
-    references: tuple[Array, Array],
+    plan: _Plan,
+    sums: Array,
+    finish: tuple[Halves, tuple[Array, Array]],
     halves: Halves,
+    begin: int,
 ) -> None:
-    """Sum a block of pixels at a time; ``place`` is the first ladder's frame, each level's reach, and middles.
+    """Sum ``(t, p)`` frames a block of pixels at a time, and write them from pixel ``begin`` of the halves on.
 
-    Sums are divided by ``members``, of all pixels or of each.
+    Sums are divided by how many frames are in them, of all pixels or of each, and corrected; see `_finish`.
     """
-    begin, reaches, middle = place
-    n_outputs, n_levels, size = halves.even.shape
-    reach = reaches[-1]
-    total = np.empty((len(work) + 1, work.shape[1]), work.dtype)
-    difference = np.empty((n_outputs, n_levels, work.shape[1]), work.dtype)
-    half = np.empty(work.shape[1], work.dtype)  # twice the half, as the sum and the difference give it
-    for first in range(0, size, work.shape[1]):
-        stop = min(first + work.shape[1], size)
-        width = stop - first
-        total[0, :width] = 0
-        for i in range(len(work)):
-            frame = begin + i - reach
-            work[i, :width] = 0
-            if 0 <= frame < len(frames):
-                for j in range(width):
-                    work[i, j] = frames[frame, first + j]
-            for j in range(width):
-                total[i + 1, j] = total[i, j] + work[i, j]
-        _differ(work, reaches, middle, width, difference)
-        for s in range(n_outputs):
-            for level in range(n_levels):
-                before, after = s + reach - reaches[level], s + reach + reaches[level] + 1
-                for j in range(width):
-                    half[j] = total[after, j] - total[before, j] + difference[s, level, j]
-                out = halves.even[s, level, first:stop]
-                _finish(half[:width], members.even[s, level], references, first, out)
-                for j in range(width):
-                    half[j] -= 2 * difference[s, level, j]
-                out = halves.odd[s, level, first:stop]
-                _finish(half[:width], members.odd[s, level], references, first, out)
+    members, references = finish
+    n_frames, size = frames.shape
+    for first in range(0, size, sums.shape[1]):
+        stop = min(first + sums.shape[1], size)
+        even, odd = sums[0, : stop - first], sums[1, : stop - first]
+        written = slice(begin + first, begin + stop)
+        for row in range(len(plan.centres)):
+            t = plan.centres[row]
+            own, other = (odd, even) if plan.is_last[row] else (even, odd)
+            _set(frames[t, first:stop], own)
+            other[:] = 0
+            distance = 1
+            for level in range(len(plan.reaches)):
+                while distance <= plan.reaches[level]:
+                    before, after = (odd, even) if plan.earlier_is_odd[distance] else (even, odd)
+                    if t >= distance:
+                        _add(frames[t - distance, first:stop], before)
+                    if t + distance < n_frames:
+                        _add(frames[t + distance, first:stop], after)
+                    distance += 1
+                _finish(even, members.even[row, level], written, references, first, halves.even[row, level])
+                _finish(odd, members.odd[row, level], written, references, first, halves.odd[row, level])
 
 
 @numba.njit(nogil=True, cache=True)
-def _finish(twice: Array, members: Array, references: tuple[Array, Array], first: int, out: Array) -> None:
-    """Turn sums, given twice, into averages; where pixels were seen by frames of their own, only divide."""
+def _set(frame: Array, sums: Array) -> None:
+    for j in range(sums.size):
+        sums[j] = frame[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _add(frame: Array, sums: Array) -> None:
+    for j in range(sums.size):
+        sums[j] += frame[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _finish(
+    sums: Array, members: Array, written: slice, references: tuple[Array, Array], first: int, averages: Array
+) -> None:
+    """Turn sums into averages; where pixels were seen by frames of their own, only divide."""
+    out = averages[written]
     if members.size == 1:
-        write_average(twice, 2.0 * max(members[0], 1.0), references, first, out)
+        write_average(sums, max(members[0], 1.0), references, first, out)
         return
+    counts = members[written]
     for j in range(out.size):
-        out[j] = twice[j] / 2.0 / max(members[first + j], np.float32(1))
-
-
-@numba.njit(nogil=True, cache=True)
-def _differ(work: Array, reaches: Array, middle: Array, width: int, difference: Array) -> None:
-    """Even minus odd of each level: ``work`` becomes the alternating sum over 2^k frames, k by k.
-
-    A level's reach is its binary digits, larger pieces nearer. A piece of 2^k distances is reversed where the one
-    it begins at has an odd number of ones; read backwards in time it is reversed once more where k is odd.
-    """
-    n_outputs, n_levels, _ = difference.shape
-    reach = reaches[-1]
-    for s in range(n_outputs):
-        for level in range(n_levels):
-            for j in range(width):
-                difference[s, level, j] = middle[s] * work[s + reach, j]
-    span, backwards = 1, 1
-    while span <= reach:
-        for level in range(n_levels):
-            if reaches[level] & span:
-                near = reaches[level] // (2 * span) * (2 * span)
-                sign, rest = 1, near
-                while rest:
-                    sign = -sign if rest & 1 else sign
-                    rest >>= 1
-                for s in range(n_outputs):
-                    before, after = s + reach - near - span, s + reach + near + 1
-                    for j in range(width):
-                        difference[s, level, j] += sign * (backwards * work[before, j] - work[after, j])
-        for i in range(len(work) - 2 * span + 1):
-            for j in range(width):
-                work[i, j] -= work[i + span, j]
-        span *= 2
-        backwards = -backwards
+        out[j] = sums[j] / max(counts[j], np.float32(1))

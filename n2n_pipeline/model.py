@@ -67,7 +67,7 @@ class UNet(nn.Module):
 
         The last layer runs in float32 under autocast too: bfloat16 has too few digits for an image.
         """
-        image = as_channels_last(nn.functional.pixel_unshuffle(image, self.config.fold))
+        image = fold_pixels(image, self.config.fold)
         skips = [image]
         features = self.enter(image)
         for encoder in self.encoders:
@@ -135,6 +135,24 @@ def start_from_last(network: UNet) -> None:
     with torch.no_grad():
         first.weight[:, :others] = 0
         skip.weight[:, begin : begin + others] = 0
+
+
+def fold_pixels(images: Tensor, fold: int) -> Tensor:
+    """Make channels of ``fold`` by ``fold`` pixels, as `torch.nn.functional.pixel_unshuffle` does, channels last.
+
+    They come in autocast's type where there is one, as every layer would ask for it. On a CPU the neighbours in a
+    row, which stay together, are moved as one number: several times as fast.
+    """
+    device = images.device.type
+    if torch.is_autocast_enabled(device):
+        images = images.to(torch.get_autocast_dtype(device))
+    joined = {4: torch.int32, 8: torch.int64}.get(fold * images.itemsize)
+    if fold == 1 or joined is None or device != "cpu" or images.requires_grad:
+        return as_channels_last(nn.functional.pixel_unshuffle(images, fold))
+    n, channels, height, width = images.shape
+    rows = images.contiguous().view(joined).view(n, channels, height // fold, fold, width // fold)
+    rows = rows.transpose(1, 2).reshape(n, height // fold, channels * fold, width // fold)
+    return rows.transpose(2, 3).contiguous().view(images.dtype).permute(0, 3, 1, 2)
 
 
 def as_channels_last(images: Tensor) -> Tensor:

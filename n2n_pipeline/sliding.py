@@ -74,7 +74,7 @@ def slide_halves(
     n_frames, n_windows, size = len(frames), len(frames) - window + 1, math.prod(frames.shape[1:])
     counts = (float(max(finish.even_count, 1)), float(max(finish.odd_count, 1)))
     references = prepare_references(finish.dark, finish.gain)
-    source, summed, rows = _find_rows(frames), _type_of_sums(frames.dtype, window), n_frames if balanced else 2
+    source, summed, rows = _find_rows(frames), type_of_sums(frames.dtype, window), n_frames if balanced else 2
     pixels = CACHE_BYTES // (rows * summed.itemsize + n_frames * frames.itemsize)
     pixels = max(min(pixels, MOST_PIXELS, size), 1)
     scratch = _Scratch(np.empty((n_frames, pixels), frames.dtype), np.empty((rows, pixels), summed))
@@ -133,7 +133,7 @@ def _find_rows(frames: Array) -> _Rows:
     return _Rows(memory, steps[0], steps[-2] if frames.ndim == 3 else 0, frames.shape[-1])
 
 
-def _type_of_sums(dtype: np.dtype[Any], window: int) -> np.dtype[Any]:
+def type_of_sums(dtype: np.dtype[Any], window: int) -> np.dtype[Any]:
     """Return the narrowest, so fastest, type that holds a window's sum exactly; float64 where none surely does."""
     if dtype.kind in "iub":
         limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)

@@ -96,7 +96,7 @@ def test_a_level_has_only_the_movies_own_frames_and_both_halves_have_some(n_fram
     dtype=st.sampled_from(["u1", "i2", "u2", "f4", "f8"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_sliding_sums_equal_sums_of_each_level(n_frames, windows, place, dtype):
+def test_sums_of_a_ladder_are_those_of_each_level(n_frames, windows, place, dtype):
     frames = np.random.default_rng(n_frames).poisson(30.0, (n_frames, 5)).astype(dtype)
     first = int(place[0] * (n_frames - 1))
     ladder = Ladder(n_frames, range(first, min(first + place[1], n_frames)), windows)

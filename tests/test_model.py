@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from n2n_pipeline.config import NetworkConfig
-from n2n_pipeline.model import UNet, as_channels_last, exact_halo, predict_mean, reach, receptive_field, stride
+from n2n_pipeline.model import (
+    UNet,
+    as_channels_last,
+    exact_halo,
+    fold_pixels,
+    predict_mean,
+    reach,
+    receptive_field,
+    stride,
+)
 
 KINDS = ("unet", "unet-transpose")
 
@@ -70,6 +79,18 @@ def test_channels_last_layout_changes_no_pixel(channels):
     relaid = as_channels_last(image)
     assert torch.equal(relaid, image)
     assert relaid.stride() == (channels * 24, 1, channels * 6, channels)
+
+
+@pytest.mark.parametrize("fold", [1, 2, 4])
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_pixels_become_channels_as_in_pixel_unshuffle(fold, channels, dtype, is_cut):
+    images = torch.randn(2, channels, 16, 24).to(dtype)
+    images = images[..., 4:12, 8:16] if is_cut else images
+    folded = fold_pixels(images, fold)
+    assert torch.equal(folded, torch.nn.functional.pixel_unshuffle(images, fold))
+    assert folded.stride() == as_channels_last(folded).stride()
 
 
 def test_output_is_float32_under_autocast():

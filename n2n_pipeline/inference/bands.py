@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from n2n_pipeline.doubling import add_places, small_kernels
 from n2n_pipeline.geometry import round_up
-from n2n_pipeline.model import LEAK, UNet, as_channels_last, stride
+from n2n_pipeline.model import LEAK, UNet, as_channels_last, fold_pixels, stride
 
 BAND_PX = 2**18  # pixels of a band; fewer cost speed, more cost memory
 LEAST_ROWS = 64
@@ -102,7 +102,7 @@ class Bands:
         torch.Tensor
             ``(1, 1, y, x)`` float32, next to those that were returned before; perhaps none.
         """
-        rows = as_channels_last(functional.pixel_unshuffle(rows, self._fold))
+        rows = fold_pixels(rows, self._fold)
         self._skips[0].put(rows)
         features = self._enter.take(rows, slope=1.0).run(is_last)
         for level, (encoder, pool) in enumerate(self._encoders, start=1):
