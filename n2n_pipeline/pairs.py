@@ -163,7 +163,7 @@ class _Blocks:
         """Return the parts of a `Pair`, by their names."""
         _, *chunk = self.movie.store.array.chunks
         longest = self.windows if isinstance(self.windows, int) else self.windows[-1]
-        span = max(BLOCK_FRAMES, BLOCK_WINDOWS * longest // self.frames.step)
+        span = min(max(BLOCK_FRAMES, BLOCK_WINDOWS * longest // self.frames.step), len(self.frames))
         band = _halved_to_fit(chunk[0], BLOCK_BYTES // (4 * math.prod(self.levels) * span * chunk[1]))
         shape = (len(self.frames), *self.movie.store.info.shape[1:])
         cuts = [_cut(size, step) for size, step in zip(shape, (span, band, chunk[1]), strict=True)]
