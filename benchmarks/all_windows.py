@@ -30,7 +30,7 @@ from typing import Any
 
 import mrcfile
 import numpy as np
-from check import least_seconds
+from check import take_turns
 from pairs import discard
 from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
 
@@ -170,15 +170,17 @@ def write_table(found: Json) -> None:
             first, last = row["half_height"]
             lines.append(f"| {name} | {first:.1f}, {last:.1f} | {row['outside']:.3f} | {row['inside']:.3f} |")
     for name, cost in found.get("cost", {}).items():
-        lines += ["", f"## What it takes, in seconds ({name}, {cost['frames']} frames)", ""]
+        lines += ["", f"## What it takes, in seconds ({name}, {cost['frames']} frames; medians)", ""]
         lines += ["| | denoise, one window | all | ratio | halves of one window | of all five | over the sum |"]
         lines += ["|---|" + "---:|" * 6]
         for drift in ("not aligned", "aligned"):
             row = cost[drift]
-            one, both = row["one_window"], row["denoise"]
+            *one, ladder = np.array(row["halves"])
+            fixed, all_windows = (np.array(row["denoise"][name]) for name in ("fixed", "all"))
             lines.append(
-                f"| {drift} | {both['fixed']:.2f} | {both['all']:.2f} | {both['all'] / both['fixed']:.2f} "
-                f"| {np.mean(one):.3f} | {row['ladder']:.3f} | {row['ladder'] / sum(one):.2f} |"
+                f"| {drift} | {np.median(fixed):.2f} | {np.median(all_windows):.2f} "
+                f"| {np.median(all_windows / fixed):.2f} | {np.median(one):.3f} | {np.median(ladder):.3f} "
+                f"| {np.median(ladder / np.sum(one, axis=0)):.2f} |"
             )
     (RESULTS / "all_windows.md").write_text("\n".join(lines) + "\n")
 
@@ -225,7 +227,7 @@ def measure_appearing(told: argparse.Namespace, scratch: Path) -> Json:
 
 
 def measure_cost(folder: Path, scratch: Path) -> Json:
-    """Time denoising, and the halves of windows alone, with and without drift undone."""
+    """Time denoising, and the halves of windows alone, with and without drift undone, in turns."""
     given = {name: folder / f"{name}.mrc" for name in ("dark", "gain") if (folder / f"{name}.mrc").is_file()}
     store = n2n.ingest(folder / "movie.mrc", scratch / "movie.zarr", IngestConfig(**given))
     n_frames = open_store(store).info.shape[0]
@@ -237,12 +239,11 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
             n2n.align(store)
         plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
         windows = [*(min(window, n_frames) for window in LADDER), LADDER]
-        *one_window, ladder = least_seconds([partial(average, store, window) for window in windows], ROUNDS)
+        halves = take_turns([partial(average, store, window) for window in windows], ROUNDS)
         denoising = [partial(denoise_store, store, model, output, plain, "cpu", True) for model in models.values()]
         found[drift] = {
-            "one_window": one_window,
-            "ladder": ladder,
-            "denoise": dict(zip(models, least_seconds(denoising, ROUNDS), strict=True)),
+            "halves": np.round(halves, 4).tolist(),
+            "denoise": dict(zip(models, np.round(take_turns(denoising, ROUNDS), 3).tolist(), strict=True)),
         }
         print(drift, found[drift], flush=True)
     return found

@@ -47,13 +47,18 @@ SCRIPTS = {
 
 def least_seconds(works: list[Callable[[], object]], turns: int = TURNS) -> list[float]:
     """Let some works take turns; return the least seconds of each."""
+    return [min(each) for each in take_turns(works, turns)]
+
+
+def take_turns(works: list[Callable[[], object]], turns: int) -> list[list[float]]:
+    """Let some works take turns; return the seconds of each turn of each."""
     seconds = [[0.0] * turns for _ in works]
     for turn in range(turns):
         for which, work in enumerate(works):
             before = time.perf_counter()
             work()
             seconds[which][turn] = time.perf_counter() - before
-    return [min(each) for each in seconds]
+    return seconds
 
 
 def averages() -> float:

@@ -2,6 +2,7 @@
 
     python benchmarks/ingest.py            # 1 GiB of counts, 3 rounds
     python benchmarks/ingest.py --memory   # peak memory for 1 and 4 GiB of 2048 x 4096 frames
+    python benchmarks/ingest.py --limit    # what lies between the command and the codec's own limit
     python benchmarks/ingest.py --cores    # two cores against one, for LZW TIFF and EER
     python benchmarks/ingest.py --sizes    # compressed over raw bytes, for faint and brighter counts
 
@@ -108,6 +109,12 @@ def store_flat_default(movie: Path, output: Path) -> None:
     store_flat(movie, output, 0)
 
 
+OURS = {
+    "n2n-pipeline": "",
+    "no statistics": "from n2n_pipeline.gathering import Statistics as S; S.accumulate = lambda *_, **__: None; ",
+}
+"""Ways to start the command, and what is left out: statistics of pixels over time, and defects found by them."""
+
 METHODS: dict[str, Callable[[Path, Path], None] | None] = {
     "n2n-pipeline": None,
     "dask": store_with_dask,
@@ -119,8 +126,8 @@ METHODS: dict[str, Callable[[Path, Path], None] | None] = {
 
 def command(method: str, movie: Path, output: Path, python: Path) -> list[str]:
     """Return the words that start one method in a fresh process."""
-    if METHODS[method] is None:
-        start = "from n2n_pipeline.cli import main; main()"
+    if method in OURS:
+        start = f"{OURS[method]}from n2n_pipeline.cli import main; main()"
         return [str(python), "-c", start, "ingest", str(movie), str(output), "--quiet"]
     return [str(python), __file__, "--run", method, str(movie), str(output)]
 
@@ -212,6 +219,25 @@ def compare_speed(folder: Path, n_rounds: int, environments: Path) -> dict[str, 
     return {"movie": "128 x 2048 x 2048 int16, mean 10", **speed, **cpu, **size, "rounds": rounds}
 
 
+def compare_limit(folder: Path, n_rounds: int) -> dict[str, object]:
+    """Measure what the command spends beyond the codec: on its start, on statistics and defects, on all else."""
+    movie, short = folder / "movie.mrc", folder / "short.mrc"
+    make_movie(movie, (128, 2048, 2048))
+    make_movie(short, (2, 256, 256))
+    rounds: list[dict[str, dict[str, float]]] = []
+    for _ in range(n_rounds):
+        rounds.append({method: run(method, movie, folder) for method in (*OURS, "flat")})
+        rounds[-1]["start"] = run("n2n-pipeline", short, folder)
+        print(
+            {method: (figures["seconds"], figures["cpu_s"]) for method, figures in rounds[-1].items()}, flush=True
+        )
+    result: dict[str, object] = {"movie": "128 x 2048 x 2048 int16, mean 10; start: two frames of 256 x 256"}
+    for method in rounds[0]:
+        for key in ("seconds", "cpu_s"):
+            result[f"{key}: {method} over flat"] = ratio(rounds, key, method, "flat")
+    return {**result, "rounds": rounds}
+
+
 def compare_memory(folder: Path) -> dict[str, object]:
     """Measure peak memory for two lengths of movie."""
     peaks = {}
@@ -293,6 +319,7 @@ def main() -> None:
         "--run", nargs=3, metavar=("METHOD", "MOVIE", "OUTPUT"), help="one method, in this process"
     )
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--limit", action="store_true")
     parser.add_argument("--cores", action="store_true")
     parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
@@ -308,6 +335,8 @@ def main() -> None:
         folder = Path(scratch)
         if chosen.memory:
             name, result = "ingest_memory", compare_memory(folder)
+        elif chosen.limit:
+            name, result = "ingest_limit", compare_limit(folder, chosen.rounds)
         elif chosen.cores:
             name, result = "ingest_cores", compare_cores(folder, chosen.rounds)
         elif chosen.sizes:

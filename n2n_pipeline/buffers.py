@@ -110,7 +110,8 @@ class _Loan:
         self._owner.append(self._memory)
 
 
-averages = Pool(33 << 20, kept=8)
-"""For windows' averages: values and counts of two halves, as they are computed and as they are cut."""
+averages = Pool(52 << 20, kept=8)
+"""For windows' averages: values and counts of two halves, as they are computed and as they are cut. The largest
+are all levels of the frames that denoising reads together (`inference.choice`)."""
 frames = Pool(192 << 20, always=False)
 """For raw counts on their way from a file to a store, while a whole movie is read."""
