@@ -1,4 +1,4 @@
-"""A ladder of windows around one frame: which frames each level of each half holds, and their sliding sums.
+"""A ladder of windows around one frame: which frames each level of each half holds, and their sums.
 
 Level W of frame t holds the frames at most W // 2 before or after it; at the movie's ends it holds those that
 there are. Of two frames at the same distance before and after t one is in either half, in Thue-Morse order of the
