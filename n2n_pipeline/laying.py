@@ -66,9 +66,8 @@ def lay_frames(movie: CorrectedMovie, frames: range, canvas: Sequence[range], mo
         strip = range(first, min(first + step, height))
         shape = (len(frames), len(strip), width)
         laid = Strip(strip, *(part[: math.prod(shape)].reshape(shape) for part in (values, seen)))
-        _lay(
-            counts, references, (origins + np.array([first, 0]), left_out), movie.brightest, laid.values, laid.seen
-        )
+        places = (origins + np.array([first, 0]), left_out)
+        _lay(counts, references, places, np.float32(movie.brightest), laid.values, laid.seen)
         yield laid
 
 
@@ -88,7 +87,7 @@ def _lay(
     counts: Array,
     references: tuple[Array, Array, Array],
     places: tuple[Ints, Array],
-    brightest: float,
+    brightest: np.float32,
     values: Array,
     seen: Array,
 ) -> None:
@@ -118,7 +117,7 @@ def _lay(
 
 @numba.njit(nogil=True, cache=True)
 def _correct(
-    counts: Array, reference: tuple[Array, Array, Array], brightest: float, out: tuple[Array, Array]
+    counts: Array, reference: tuple[Array, Array, Array], brightest: np.float32, out: tuple[Array, Array]
 ) -> None:
     """Correct a row as `CorrectedMovie.read` does."""
     dark, gain, valid = reference
