@@ -150,7 +150,7 @@ def fold_pixels(images: Tensor, fold: int) -> Tensor:
     if fold == 1 or joined is None or device != "cpu" or images.requires_grad:
         return as_channels_last(nn.functional.pixel_unshuffle(images, fold))
     n, channels, height, width = images.shape
-    rows = images.contiguous().view(joined).view(n, channels, height // fold, fold, width // fold)
+    rows = images.reshape(-1).view(joined).view(n, channels, height // fold, fold, width // fold)
     rows = rows.transpose(1, 2).reshape(n, height // fold, channels * fold, width // fold)
     return rows.transpose(2, 3).contiguous().view(images.dtype).permute(0, 3, 1, 2)
 
