@@ -127,26 +127,6 @@ class Ladder(NamedTuple):
         """Return the ladders ``first`` to ``last - 1``."""
         return self._replace(frames=self.frames[first:last])
 
-    def sum_halves(self, frames: Array, dtype: npt.DTypeLike) -> Halves:
-        """Sum both halves of every level.
-
-        Parameters
-        ----------
-        frames : numpy.ndarray
-            ``(t, p)`` the frames that are needed, of any real type, finite.
-        dtype : type
-            Of the result, float32 or float64.
-
-        Returns
-        -------
-        Halves
-            ``(ladder, level, p)`` each.
-        """
-        ones = np.ones((len(self.frames), len(self.windows), 1))
-        sums = self._make_halves(frames.shape[1], dtype)
-        self._sum(frames, Halves(ones, ones), prepare_references(None, None), sums)
-        return sums
-
     def average_placed(self, values: Array, seen: Array, first: int, averages: Halves, counts: Halves) -> None:
         """Average both halves of every level, each pixel over the frames that saw it.
 
@@ -169,7 +149,8 @@ class Ladder(NamedTuple):
         """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
         members = Halves(*(np.maximum(count, 1.0)[:, :, None] for count in self.count_frames()))
         frames = buffers.averages.contiguous(counts).reshape(len(counts), -1)
-        averages = self._make_halves(frames.shape[1], np.float32)
+        shape = (*self.rows, frames.shape[1])
+        averages = Halves(*(buffers.averages.empty(shape, np.float32) for _ in range(2)))
         self._sum(frames, members, prepare_references(dark, gain), averages)
         return averages
 
@@ -183,10 +164,6 @@ class Ladder(NamedTuple):
                 even = int(is_even[members.start : members.stop].sum())
                 counts[:, row, level] = even, len(members) - even
         return Halves(*counts)
-
-    def _make_halves(self, n_pixels: int, dtype: npt.DTypeLike) -> Halves:
-        shape = (len(self.frames), len(self.windows), n_pixels)
-        return Halves(buffers.averages.empty(shape, dtype), buffers.averages.empty(shape, dtype))
 
     def _sum(
         self, frames: Array, members: Halves, references: tuple[Array, Array], halves: Halves, first: int = 0

@@ -13,6 +13,7 @@ from test_pairs import references_for, store_of
 import n2n_pipeline as n2n
 from n2n_pipeline.averages import read_ladder, read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
+from n2n_pipeline.halving import Halves
 from n2n_pipeline.ladder import Ladder, check_ladder, level_frames, split_around
 from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
 
@@ -96,18 +97,26 @@ def test_a_level_has_only_the_movies_own_frames_and_both_halves_have_some(n_fram
     dtype=st.sampled_from(["u1", "i2", "u2", "f4", "f8"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_sums_of_a_ladder_are_those_of_each_level(n_frames, windows, place, dtype):
+def test_averages_of_a_ladder_are_those_of_each_level(n_frames, windows, place, dtype):
     frames = np.random.default_rng(n_frames).poisson(30.0, (n_frames, 5)).astype(dtype)
     first = int(place[0] * (n_frames - 1))
     ladder = Ladder(n_frames, range(first, min(first + place[1], n_frames)), windows)
-    halves = ladder.sum_halves(frames[ladder.needed.start : ladder.needed.stop], np.float64)
+    seen = np.random.default_rng(1).random(frames.shape) < 0.9
+    averages, counts = (Halves(*np.full((2, *ladder.rows, 7), -1.0, "f4")) for _ in range(2))
+    needed = slice(ladder.needed.start, ladder.needed.stop)
+    ladder.average_placed((frames * seen)[needed], seen[needed], 2, averages, counts)
     for row, t in enumerate(ladder.frames):
         is_even = split_around(n_frames, t)
         for level, window in enumerate(windows):
             members = list(level_frames(n_frames, t, window))
-            part, even = frames[members].astype(float), is_even[members]
-            np.testing.assert_array_equal(halves.even[row, level], part[even].sum(axis=0))
-            np.testing.assert_array_equal(halves.odd[row, level], part[~even].sum(axis=0))
+            for half, is_in in enumerate((is_even[members], ~is_even[members])):
+                part, were_seen = frames[members][is_in].astype(float), seen[members][is_in]
+                count = were_seen.sum(axis=0)
+                expected = (part * were_seen).sum(axis=0) / np.maximum(count, 1)
+                np.testing.assert_array_equal(counts[half][row, level, 2:], count)
+                np.testing.assert_array_equal(averages[half][row, level, 2:], expected.astype("f4"))
+    for part in (*averages, *counts):
+        assert (part[..., :2] == -1).all()
 
 
 @given(
