@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from n2n_pipeline import buffers
 from n2n_pipeline.halving import Halves
-from n2n_pipeline.sliding import prepare_references, type_of_sums, write_average
+from n2n_pipeline.sliding import add_row, copy_row, prepare_references, type_of_sums, write_average
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -215,31 +215,19 @@ def _sum_levels(
         for row in range(len(plan.centres)):
             t = plan.centres[row]
             own, other = (odd, even) if plan.is_last[row] else (even, odd)
-            _set(frames[t, first:stop], own)
+            copy_row(frames[t, first:stop], own)
             other[:] = 0
             distance = 1
             for level in range(len(plan.reaches)):
                 while distance <= plan.reaches[level]:
                     before, after = (odd, even) if plan.earlier_is_odd[distance] else (even, odd)
                     if t >= distance:
-                        _add(frames[t - distance, first:stop], before)
+                        add_row(frames[t - distance, first:stop], before)
                     if t + distance < n_frames:
-                        _add(frames[t + distance, first:stop], after)
+                        add_row(frames[t + distance, first:stop], after)
                     distance += 1
                 _finish(even, members.even[row, level], written, references, first, halves.even[row, level])
                 _finish(odd, members.odd[row, level], written, references, first, halves.odd[row, level])
-
-
-@numba.njit(nogil=True, cache=True)
-def _set(frame: Array, sums: Array) -> None:
-    for j in range(sums.size):
-        sums[j] = frame[j]
-
-
-@numba.njit(nogil=True, cache=True)
-def _add(frame: Array, sums: Array) -> None:
-    for j in range(sums.size):
-        sums[j] += frame[j]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -181,13 +181,15 @@ def finish_sums(sums: Halves, dtype: npt.DTypeLike, finish: Finish | None = None
 
 
 @numba.njit(nogil=True, cache=True)
-def _copy(row: Array, out: Array) -> None:
+def copy_row(row: Array, out: Array) -> None:
+    """Write some pixels of a frame where their sums will be."""
     for j in range(out.size):
         out[j] = row[j]
 
 
 @numba.njit(nogil=True, cache=True)
-def _add(row: Array, sums: Array) -> None:
+def add_row(row: Array, sums: Array) -> None:
+    """Add some pixels of a frame to their sums."""
     for j in range(sums.size):
         sums[j] += row[j]
 
@@ -247,7 +249,7 @@ def _bring_near(source: _Rows, first: int, near: Array) -> None:
             x = first + done - y * source.width
             run = min(source.width - x, length - done)
             start = i * source.frame_step + y * source.row_step + x
-            _copy(source.memory[start : start + run], near[i, done : done + run])
+            copy_row(source.memory[start : start + run], near[i, done : done + run])
             done += run
 
 
@@ -272,9 +274,9 @@ def _every_other(
         one[:] = 0
         other[:] = 0
         for i in range(members):
-            _add(frames[2 * i], one)
+            add_row(frames[2 * i], one)
             if n_sums > 1:
-                _add(frames[2 * i + 1], other)
+                add_row(frames[2 * i + 1], other)
         for s in range(n_sums):
             write_average(one, count, references, first, averages[s, first:stop])
             if s + 2 < n_sums:
@@ -302,7 +304,7 @@ def _balanced(
         rows, span = _differences(scratch, window, width, n_windows)
         total[:] = 0
         for i in range(window):
-            _add(near[i, :width], total)
+            add_row(near[i, :width], total)
         for s in range(n_windows):
             difference = rows[s, :width]
             if span:
@@ -333,7 +335,7 @@ def _differences(scratch: _Scratch, window: int, width: int, n_windows: int) -> 
     difference = np.zeros((n_windows if is_sum else 0, work.shape[1]), work.dtype)
     if window % 4:
         for i in range(n_frames):
-            _copy(near[i, :width], work[i, :width])
+            copy_row(near[i, :width], work[i, :width])
     else:
         n_frames, span = n_frames - 3, 4
         for i in range(n_frames):
@@ -348,7 +350,7 @@ def _differences(scratch: _Scratch, window: int, width: int, n_windows: int) -> 
                 rest >>= 1
             for s in range(n_windows):
                 if ones % 2 == 0:
-                    _add(work[s + begin, :width], difference[s, :width])
+                    add_row(work[s + begin, :width], difference[s, :width])
                 else:
                     _subtract(work[s + begin, :width], difference[s, :width])
         if not is_sum and 4 * span == window:
