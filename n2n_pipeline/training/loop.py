@@ -30,7 +30,7 @@ from n2n_pipeline.records import stop_requested
 from n2n_pipeline.training.diary import Row, write_metrics, write_sheet, write_tensorboard
 from n2n_pipeline.training.distributed import Ranks
 from n2n_pipeline.training.gradients import GradientThreads
-from n2n_pipeline.training.losses import weighted_loss
+from n2n_pipeline.training.losses import find_changes, weighted_loss
 from n2n_pipeline.training.patches import PatchSampler
 from n2n_pipeline.training.state import TrainingState, copy_into, drop_older, load_state, save_state
 from n2n_pipeline.training.validation import Scores, ValidationSet, score
@@ -291,4 +291,6 @@ class Trainer:
         inputs = stack_channels(values, counts, card)
         with autocast(self.ranks.device, self.dtype):
             output = self.state.network(inputs)[:, 0]
+        if card.ladder:
+            weight = weight * (1 + find_changes(inputs)) / 2
         return weighted_loss(config.loss, output, (target - card.mean) / card.scale, weight, self.progress)

@@ -7,10 +7,13 @@ Noise2Noise learns what minimises the expected loss against noisy targets: their
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from n2n_pipeline.config import Loss
 
 L0_EPSILON = 1e-8
+CHANGE_PX = 17
+"""Side of the squares over which levels of a ladder are compared: a faint change shows in the mean of many."""
 
 
 def weighted_loss(kind: Loss, output: Tensor, target: Tensor, weight: Tensor, progress: float) -> Tensor:
@@ -31,6 +34,33 @@ def weighted_loss(kind: Loss, output: Tensor, target: Tensor, weight: Tensor, pr
     """
     error = output - target
     return (weight * _penalty(kind, error, progress)).mean()
+
+
+def find_changes(inputs: Tensor) -> Tensor:
+    """Return how far the levels of a ladder differ around each pixel, 1 on average over each image.
+
+    One pixel in a hundred may see something come or go, and a loss over all pixels hardly asks what is made of it.
+    A weight that depends on nothing but the network's input asks more, and moves nothing: given that input, what
+    minimises the expected loss stays what it was.
+
+    Parameters
+    ----------
+    inputs : torch.Tensor
+        ``(n, level, y, x)`` of `stack_channels`: differences between levels, then the longest level.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n, y, x)``: differences, averaged over `CHANGE_PX` about every fourth pixel, squared, in units of the
+        squares' mean over the image; of all levels that differ at all, the mean.
+    """
+    size, step, end = CHANGE_PX, CHANGE_PX // 4, CHANGE_PX // 2
+    rows = avg_pool2d(inputs[:, :-1], (size, 1), (step, 1), (end, 0), count_include_pad=False)
+    squares = avg_pool2d(rows, (1, size), (1, step), (0, end), count_include_pad=False).square()
+    sizes = squares.mean((2, 3), keepdim=True)
+    relative = squares / sizes.where(sizes > 0, 1.0)
+    found = relative.sum(1, keepdim=True) / (sizes > 0).sum(1, keepdim=True).clamp(min=1)
+    return interpolate(found, inputs.shape[2:])[:, 0]
 
 
 def _penalty(kind: Loss, error: Tensor, progress: float) -> Tensor:

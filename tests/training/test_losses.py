@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from n2n_pipeline.training.loop import learning_rate
-from n2n_pipeline.training.losses import weighted_loss
+from n2n_pipeline.training.losses import find_changes, weighted_loss
 
 
 def best_constant(kind: str, values: np.ndarray, progress: float = 0.0) -> float:
@@ -61,3 +61,31 @@ def test_the_learning_rate_rises_stays_and_ends_at_nothing():
     assert rates[3:61] == [1e-3] * 58
     assert all(a > b for a, b in pairwise(rates[60:]))
     assert rates[-1] == 0
+
+
+def levels_with_an_object(n: int = 2, side: int = 96) -> torch.Tensor:
+    """Levels of noise; in the first image the second level alone knows of a faint object."""
+    inputs = torch.randn(n, 5, side, side, generator=torch.Generator().manual_seed(3))
+    inputs[0, 1, 30:50, 40:60] += 0.4
+    return inputs
+
+
+def test_pixels_around_which_levels_differ_are_found_in_noise_that_hides_them():
+    found = find_changes(levels_with_an_object())
+    assert found.mean((1, 2)) == pytest.approx(1.0, abs=1e-4)
+    assert found[0, 35:45, 45:55].mean() > 3
+    assert found[1].max() < 6
+
+
+def test_levels_that_hold_the_same_frames_say_nothing():
+    inputs = levels_with_an_object()
+    shorter = inputs.clone()
+    shorter[:, 3] = 0
+    others = inputs[:, [0, 1, 2, 4]]
+    torch.testing.assert_close(find_changes(shorter), find_changes(others))
+    assert not find_changes(torch.zeros(1, 5, 32, 32)).any()
+
+
+def test_an_image_is_weighed_by_itself():
+    inputs = levels_with_an_object()
+    torch.testing.assert_close(find_changes(inputs)[1:], find_changes(inputs[1:]))
