@@ -115,9 +115,10 @@ class TrainConfig(Settings):
     """Weights are averaged over the last third of the steps, or with this memory where that is shorter; 0 turns
     it off."""
     window: Window = "auto"
-    """Frames per sample: as the sweep found, or a number. Of several, ``4,8,16``, each sample draws one, and the
+    """Frames per sample: a number, or as the sweep found. Of several, ``4,8,16``, each sample draws one, and the
     network then says itself, on frames kept from it, which of them it does best with. ``all``: the network sees
-    a ladder of windows at once, and chooses among them pixel by pixel."""
+    a ladder of windows at once, and chooses among them pixel by pixel. ``auto`` takes that where the sweep is sure
+    that it predicts better than any one window."""
     target: Literal["auto"] | Annotated[int, Field(ge=3)] = "auto"
     """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17, 33 or 95. A wider
     target is less noisy to learn from, and blurs what changes within it. ``auto``: 5, 9 or 17, by how much longer

@@ -40,6 +40,7 @@ from n2n_pipeline.starting import describe_training
 from n2n_pipeline.store import open_store
 from n2n_pipeline.sweep import sweep_windows
 from n2n_pipeline.training import train_model
+from n2n_pipeline.training.plan import window_to_use
 
 DEMO = Path(__file__).with_name("data")
 """Holds the demo's movie, its references and its truth; ``ORIGIN.md`` there says what they are."""
@@ -161,7 +162,7 @@ class Run:
         made_from = [self.config.sweep.model_dump(mode="json"), self._aligned()]
         self._unless_same("sweep", file, made_from, lambda: sweep_windows(self.store, self.config.sweep, file))
         result = read_json(file)
-        _log.info("window: %s", _describe_window(result, self.config.train.window))
+        _log.info("window: %s", _describe_window(result, self.config))
         for verdict in result["diagnostics"]:
             if verdict["verdict"] == "fail":
                 _log.warning("%s: %s", verdict["check"], verdict["sentence"])
@@ -170,7 +171,7 @@ class Run:
         """Train the network on the pairs of this movie."""
         config = self.config
         if config.train.window == "auto":
-            window = read_json(self.outdir / "window.json")["window"]
+            window = window_to_use(read_json(self.outdir / "window.json"), config)
             config = config.model_copy(update={"train": config.train.model_copy(update={"window": window})})
         model = self.outdir / "model"
         with self._timed("train"), catch_signals():
@@ -247,11 +248,14 @@ class Run:
             _log.debug("%s took %s", name, duration(seconds))
 
 
-def _describe_window(result: dict[str, Any], asked: Window) -> str:
+def _describe_window(result: dict[str, Any], config: RunConfig) -> str:
+    used = config.train.window
+    if used == "auto" and window_to_use(result, config) == "all":
+        return f"all at once predict held-out frames better than any one of them (the best has {result['window']})"
     as_good = [str(window) for window in result["as_good"] if window != result["window"]]
     text = f"{result['window']} frames predict held-out frames best"
     text += f" ({' and '.join(as_good)} as well within the interval)" if as_good else ""
-    return text if asked == "auto" else f"{text}; {_name(asked)} are used, as asked for"
+    return text if used == "auto" else f"{text}; {_name(used)} are used, as asked for"
 
 
 def _name(window: Window) -> str:

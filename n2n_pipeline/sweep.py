@@ -64,7 +64,7 @@ def sweep_windows(
     Returns
     -------
     dict
-        ``window``, the best of those scored; ``use``, that window, or ``all`` where all at once predict better;
+        ``window``, the best of those scored; ``use``, that window, or ``all`` where these surely predict better;
         ``filter_px``, the Gaussian width that went with it (None for a network); ``scores``, a list of ``window``,
         ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval of 95 % of
         the difference from the best); ``as_good``, the windows that the interval does not tell from the best;
@@ -173,7 +173,7 @@ def choose_window(
         {"risk": float(risk[i]), "low": float(risk[best] + low[i]), "high": float(risk[best] + high[i])}
         for i in range(len(risk))
     ]
-    uses_all = at_once is not None and risk[-1] < risk[best]
+    uses_all = at_once is not None and high[-1] < 0
     return {
         "window": windows[best],
         "use": "all" if uses_all else windows[best],

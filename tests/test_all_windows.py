@@ -24,12 +24,13 @@ from n2n_pipeline.inference.forward import denoise_frames
 from n2n_pipeline.inference.inputs import inputs_for
 from n2n_pipeline.ladder import level_frames
 from n2n_pipeline.layout import round_mantissa
-from n2n_pipeline.model import UNet, start_from_last
+from n2n_pipeline.model import PAPER_NETWORK, UNet, start_from_last
 from n2n_pipeline.placing import move
 from n2n_pipeline.sources.simulated import simulate_movie
 from n2n_pipeline.store import Shifts, open_store, write_movie, write_shifts
 from n2n_pipeline.training import train_model
 from n2n_pipeline.training.patches import PatchSampler, Recipe
+from n2n_pipeline.training.plan import window_to_use
 from n2n_pipeline.training.pool import Pool
 from n2n_pipeline.training.stacks import Stack
 
@@ -138,6 +139,25 @@ def test_a_training_asked_to_stop_continues_to_the_same_bytes(trained, movie, tm
         train_model([movie], tmp_path / "model", CONFIG)
     train_model([movie], tmp_path / "model", CONFIG)
     assert weights_digest(tmp_path / "model") == weights_digest(trained)
+
+
+def test_a_window_left_to_the_sweep_is_all_of_them_where_these_are_better(tmp_path):
+    still, moving = (simulate_movie((32, 96, 192), dose=1.0, seed=3, drift=(0, v)) for v in (0.0, 1.0))
+    still.counts[:, :, 96:] = moving.counts[:, :, 96:]
+    store = write_movie(tmp_path / "movie.zarr", still.counts, still.info).path
+    config = RunConfig(train=TrainConfig(steps=1, batch=1, patch_px=32), threads=1, device="cpu")
+    assert load_model(train_model([store], tmp_path / "model", config)).card.ladder
+
+
+def test_a_network_is_shown_all_windows_unasked_only_if_it_can_be(trained, tmp_path):
+    found = {"window": 8, "use": "all"}
+    one_window = save_model(tmp_path / "one", UNet(NETWORK), ModelCard(network=NETWORK, mean=0, scale=1, window=4))
+    starts = {"starting": "all", "none": "all", trained: "all", one_window: 8}
+    for init, expected in starts.items():
+        assert window_to_use(found, RunConfig(train=TrainConfig(init=init))) == expected
+    assert window_to_use(found, RunConfig(network=PAPER_NETWORK)) == "all"
+    assert window_to_use(found, RunConfig(network=NETWORK)) == 8
+    assert window_to_use({"window": 8, "use": 8}, RunConfig()) == 8
 
 
 def test_a_target_that_is_no_level_and_a_start_of_another_kind_are_refused(movie, trained, tmp_path):

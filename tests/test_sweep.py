@@ -156,6 +156,20 @@ def test_all_windows_at_once_predict_better_where_one_part_moves_and_another_doe
     assert result["all"]["high"] < min(score["risk"] for score in result["scores"])
 
 
+@pytest.mark.parametrize(("better_by", "use"), [(0.02, 4), (1.0, "all"), (-1.0, 4)])
+def test_all_windows_at_once_are_used_only_where_they_surely_predict_better(better_by, use):
+    rng = np.random.default_rng(0)
+    risk = np.array([3.0, 1.0])[None, :, None] + rng.normal(0, 0.2, (20, 2, 1))
+    at_once = risk[:, 1, 0] - better_by + rng.normal(0, 0.2, 20)
+    field = (slice(0, 64), slice(0, 64))
+    found = choose_window(
+        Risks(np.repeat(risk, len(FILTERS_PX), axis=2), np.zeros(20), [field], risk[..., None]),
+        (2, 4),
+        at_once=at_once,
+    )
+    assert (found["window"], found["use"]) == (4, use)
+
+
 def test_the_risk_of_a_weighted_sum_is_that_of_the_estimate_itself():
     """One estimate, fitted to frames that it predicts: its risk by moments is the one by pixels."""
     movie = CorrectedMovie(_stored_in_memory(np.random.default_rng(0).poisson(50.0, (24, 96, 96)).astype("u2")))

@@ -116,7 +116,8 @@ def sweep(
         click.echo("{window:5} frames: risk {risk:.4g} ({low:.4g} to {high:.4g})".format(**score))
     if result["all"]:
         click.echo("  all at once: risk {risk:.4g} ({low:.4g} to {high:.4g})".format(**result["all"]))
-    click.echo(f"window: {result['window']} frames")
+    at_once = "; all at once are better" if result["use"] == "all" else ""
+    click.echo(f"window: {result['window']} frames{at_once}")
     print_verdicts(result["diagnostics"])
 
 

@@ -315,10 +315,10 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
         return (2,), 0
     if movies.first_store is None:
         raise ValueError("no movies to compare windows on")
+    if wanted == "auto":
+        wanted = window_to_use(sweep_windows(movies.first_store, config.sweep), config)
     if wanted == "all":
         return _choose_ladder(config)
-    if wanted == "auto":
-        wanted = int(sweep_windows(movies.first_store, config.sweep)["window"])
     windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
     shortest = min(movies.frames, key=lambda movie: movie.n_frames)
     held_out = max(map(len, movies.held_out.values()), default=0)
@@ -326,6 +326,16 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
         needs = f"window needs {windows[-1]}" if windows[0] >= 2 else "a window of 1 has no halves"
         raise InputError(shortest.path, f"{shortest.n_frames} frames, {needs}", "choose another --window")
     return windows, 0
+
+
+def window_to_use(found: dict[str, Any], config: RunConfig) -> int | Literal["all"]:
+    """Return what `sweep_windows` found best; all at once only for networks that have weights to start from."""
+    init = config.train.init
+    if isinstance(init, Path):
+        return "all" if load_model(init).card.ladder else int(found["window"])
+    has_start = config.network is None or starting_weights(config.network) is not None
+    use: int | Literal["all"] = found["use" if has_start else "window"]
+    return use
 
 
 def _choose_ladder(config: RunConfig) -> tuple[tuple[int, ...], int]:
