@@ -59,7 +59,7 @@ Json = dict[str, Any]
 Images = np.ndarray
 
 
-def train(store: Path, model: Path, window: str | int, told: argparse.Namespace, seed: int = 0) -> Json:
+def train(store: Path, model: Path, window: str | int, told: argparse.Namespace, seed: int) -> Json:
     """Train for so many seconds, and return what came of it; ``all:17`` is all windows with a target of 17."""
     kind, _, target = str(window).partition(":")
     minutes = told.seconds / 60

@@ -249,13 +249,16 @@ class Run:
 
 
 def _describe_window(result: dict[str, Any], config: RunConfig) -> str:
-    used = config.train.window
-    if used == "auto" and window_to_use(result, config) == "all":
-        return f"all at once predict held-out frames better than any one of them (the best has {result['window']})"
-    as_good = [str(window) for window in result["as_good"] if window != result["window"]]
-    text = f"{result['window']} frames predict held-out frames best"
+    best, asked = result["window"], config.train.window
+    as_good = [str(window) for window in result["as_good"] if window != best]
+    text = f"{best} frames predict held-out frames best"
     text += f" ({' and '.join(as_good)} as well within the interval)" if as_good else ""
-    return text if used == "auto" else f"{text}; {_name(used)} are used, as asked for"
+    if result["use"] == "all":
+        text = f"all at once predict held-out frames better than any one of them (the best has {best})"
+    if asked != "auto":
+        return f"{text}; {_name(asked)} are used, as asked for"
+    used = window_to_use(result, config)
+    return text if used == result["use"] else f"{text}; {_name(used)} are used, because of the network asked for"
 
 
 def _name(window: Window) -> str:

@@ -17,7 +17,7 @@ import xarray as xr
 
 from n2n_pipeline.config import RunConfig
 from n2n_pipeline.pairs import pairs
-from n2n_pipeline.run import DEMO
+from n2n_pipeline.run import DEMO, _describe_window
 from n2n_pipeline.settings_file import load_settings
 from n2n_pipeline.sources import open_movie, read_image
 from n2n_pipeline.sources.simulated import Detector, simulate_movie
@@ -299,6 +299,28 @@ def test_a_run_that_is_stopped_in_training_continues_to_the_same_weights(
     assert end.returncode == 0, end.stderr
     weights = [(folder / "out" / "model" / "weights.safetensors").read_bytes() for folder in (whole, cut)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("use", "asked", "expected"),
+    [
+        (8, {}, "8 frames predict held-out frames best (4 as well within the interval)"),
+        (
+            8,
+            {"train": {"window": 4}},
+            "best (4 as well within the interval); windows of 4 frames are used, as asked for",
+        ),
+        ("all", {}, "all at once predict held-out frames better than any one of them (the best has 8)"),
+        (
+            "all",
+            {"network": {"width": 6}},
+            "(the best has 8); windows of 8 frames are used, because of the network asked for",
+        ),
+    ],
+)
+def test_a_run_says_which_window_is_used_and_why(use, asked, expected):
+    found = {"window": 8, "use": use, "as_good": [4, 8]}
+    assert _describe_window(found, RunConfig.model_validate(asked)).endswith(expected)
 
 
 def test_the_demo_movie_is_small_and_complete():

@@ -37,7 +37,7 @@ def weighted_loss(kind: Loss, output: Tensor, target: Tensor, weight: Tensor, pr
 
 
 def find_changes(inputs: Tensor) -> Tensor:
-    """Return how far the levels of a ladder differ around each pixel, 1 on average over each image.
+    """Return how far the levels of a ladder differ around a pixel, 1 on average over an image (0 if none do).
 
     One pixel in a hundred may see something come or go, and a loss over all pixels hardly asks what is made of it.
     A weight that depends on nothing but the network's input asks more, and moves nothing: given that input, what
