@@ -7,8 +7,9 @@
 A folder holds ``movie.mrc``, ``truth.mrc`` and, where the camera needs them, ``dark.mrc`` and ``gain.mrc``; with
 ``:still`` behind it, its drift is not estimated, so that the windows see it. The package is given movie and
 references alone. ``all`` is `train --window all`; every fixed window is trained for as long, on as many threads.
-Scored are frames spread over the movie, first and last included: SNR in dB against the truth after the best linear
-fit, a border left out. The best fixed window is picked with the truth, which a user does not have.
+The whole movie is denoised by `denoise`, in one pass per half; scored are frames spread over it, first and last
+included: SNR in dB against the truth after the best linear fit, a border left out. The best fixed window is picked
+with the truth, which a user does not have.
 
 ``--appearing`` plants an object that is there in frames 40 to 59 alone, and follows its intensity. ``--cost
 FOLDER`` compares what denoising and the windows themselves take, with the starting weights.
@@ -23,7 +24,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,14 @@ import mrcfile
 import numpy as np
 from check import take_turns
 from pairs import discard
-from windows import RESULTS, SCORED_FRAMES, WHOLE, snr_db
+from windows import RESULTS, SCORED_FRAMES, snr_db
 
 import n2n_pipeline as n2n
 from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.config import DenoiseConfig, IngestConfig, RunConfig, TrainConfig, Window
-from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.device import set_threads
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.inference.denoise import denoise_store
-from n2n_pipeline.inference.inputs import Inputs, inputs_for
 from n2n_pipeline.ladder import LADDER
 from n2n_pipeline.pictures import contact_sheet
 from n2n_pipeline.plots import Frame, Line, line_plot
@@ -54,6 +52,7 @@ FILE = RESULTS / "all_windows.json"
 SHEET_PX = 160
 ROUNDS = 5  # of what is timed, in turns
 THERE = range(40, 60)
+PLAIN = DenoiseConfig(augment="off")  # one pass per half
 
 Json = dict[str, Any]
 Images = np.ndarray
@@ -75,20 +74,11 @@ def train(store: Path, model: Path, window: str | int, told: argparse.Namespace,
     return row | ({"target": card.target} if card.ladder else {})
 
 
-def denoise(store: Path, model: Path, frames: list[int]) -> tuple[Images, float]:
-    """Denoise some frames as `denoise` does, untiled, and say how many seconds one took."""
-    denoiser = load_model(model)
-    inputs = inputs_for(CorrectedMovie(open_store(store)), denoiser.card)
-    start = time.perf_counter()
-    images = [denoise_frame(denoiser, inputs, t) for t in frames]
-    return np.stack(images), (time.perf_counter() - start) / len(frames)
-
-
-def denoise_frame(denoiser: Callable[[Images, Images], Images], inputs: Inputs, t: int) -> Images:
-    """Denoise both halves of a frame and average them."""
-    at = range(t, t + 1)
-    pair = inputs.read_halves(at, WHOLE)
-    return (denoiser(*pair[0])[0] + denoiser(*pair[1])[0]) / 2
+def denoise(store: Path, model: Path) -> Images:
+    """Denoise a movie as `denoise` does, which moves every frame to where the camera saw the scene in it."""
+    output = model.with_suffix(".zarr")
+    denoise_store(store, model, output, PLAIN, "cpu")
+    return np.asarray(open_store(output).array[:])
 
 
 def measure(case: str, told: argparse.Namespace, scratch: Path) -> Json:
@@ -108,7 +98,7 @@ def measure(case: str, told: argparse.Namespace, scratch: Path) -> Json:
         for seed in range(told.seed, told.seed + told.runs):
             model = scratch / f"model-{window}-{seed}"
             row = train(store, model, window, told, seed)
-            denoised, row["seconds_per_frame"] = denoise(store, model, frames)
+            denoised = denoise(store, model)[frames]
             row["snr_db"] = [round(snr_db(image, truth[t]), 3) for image, t in zip(denoised, frames, strict=True)]
             runs.append((float(np.mean(row["snr_db"])), row, denoised[len(frames) // 2]))
             print(case, window, seed, round(runs[-1][0], 2), row, flush=True)
@@ -222,7 +212,7 @@ def measure_appearing(told: argparse.Namespace, scratch: Path) -> Json:
     found = {}
     for window in ("all", "32"):
         train(store, scratch / f"model-{window}", window, told, told.seed)
-        images, _ = denoise(store, scratch / f"model-{window}", list(range(96)))
+        images = denoise(store, scratch / f"model-{window}")
         curve = [float(np.mean((t - i)[inside]) / depth) for t, i in zip(simulated.truth, images, strict=True)]
         found[window] = {"curve": np.round(curve, 4).tolist(), **describe_curve(np.array(curve))}
         print(window, found[window], flush=True)
@@ -241,10 +231,10 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
     for drift in ("not aligned", "aligned"):
         if drift == "aligned":
             n2n.align(store)
-        plain, output = DenoiseConfig(augment="off"), scratch / "out.zarr"
+        output = scratch / "out.zarr"
         windows = [*(min(window, n_frames) for window in LADDER), LADDER]
         halves = take_turns([partial(average, store, window) for window in windows], ROUNDS)
-        denoising = [partial(denoise_store, store, model, output, plain, "cpu", True) for model in models.values()]
+        denoising = [partial(denoise_store, store, model, output, PLAIN, "cpu", True) for model in models.values()]
         found[drift] = {
             "halves": np.round(halves, 4).tolist(),
             "denoise": dict(zip(models, np.round(take_turns(denoising, ROUNDS), 3).tolist(), strict=True)),

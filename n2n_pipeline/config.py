@@ -121,8 +121,8 @@ class TrainConfig(Settings):
     that it predicts better than any one window."""
     target: Literal["auto"] | Annotated[int, Field(ge=3)] = "auto"
     """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17, 33 or 95. A wider
-    target is less noisy to learn from, and blurs what changes within it. ``auto``: 5, 9 or 17, by how much longer
-    averages of the movie blur."""
+    target is less noisy to learn from, and blurs what changes within it. ``auto``: 5, 9, 17 or 33, by how much
+    longer averages of the movie blur."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Frames of each movie that are not trained on, so that ``sweep -m`` can score windows on them.
     ``auto``: every eighth, up to 24, where several windows are given; else none."""

@@ -28,8 +28,6 @@ BOXES = (3, 5)
 SURE = 2.0  # standard errors
 BLUR = 0.01
 """Of the noise that is left when all is averaged: what longer windows may blur, over the whole movie."""
-WIDEST = 2
-"""Level that a target is of at most: of longer ones it learns no more."""
 
 
 def average_bins(totals: Floats, counts: npt.NDArray[np.integer[Any]]) -> Levels:
@@ -63,7 +61,7 @@ def choose_targets(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[i
     found = np.array([_blur(*halves) for halves in samples])
     sure = found.mean(axis=0) - SURE * standard_error(found)
     longest = int((np.maximum(sure, 0).cumsum() <= BLUR).sum())
-    return Targets(windows[min(max(longest - 1, 0), WIDEST)], windows[longest])
+    return Targets(windows[max(longest - 1, 0)], windows[longest])
 
 
 def _blur(even: Levels, odd: Levels) -> Floats:

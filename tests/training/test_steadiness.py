@@ -7,7 +7,7 @@ from n2n_pipeline.ladder import LADDER
 from n2n_pipeline.training.patches import PatchSampler, Recipe
 from n2n_pipeline.training.pool import STEADINESS, Pool
 from n2n_pipeline.training.stacks import Stack
-from n2n_pipeline.training.steadiness import WIDEST, choose_targets
+from n2n_pipeline.training.steadiness import choose_targets
 
 FRAMES, SIDE = 96, 64
 DOSE = 2.0
@@ -71,7 +71,7 @@ def test_of_a_still_movie_the_target_is_as_wide_as_any_and_best_weights_are_told
         levels = PatchSampler(pool, RECIPE, [()]).draw_levels(range(STEADINESS, STEADINESS + 32))
         pool.close()
         found.append(choose_targets(levels, LADDER))
-    assert found.count((LADDER[WIDEST], LADDER[-1])) >= 4  # two standard errors of so small a movie may deceive
+    assert found.count((LADDER[-2], LADDER[-1])) >= 4  # two standard errors of so small a movie may deceive
 
 
 @pytest.mark.parametrize(("px_per_frame", "most"), [(0.1, 17), (0.3, 9), (1.0, 5)])
@@ -80,11 +80,11 @@ def test_the_faster_a_movie_drifts_the_narrower_it_is(px_per_frame, most):
 
 
 def test_what_was_not_seen_at_first_is_not_taken_for_something_that_comes():
-    assert target_of(still(), film=DriftingIn) == LADDER[WIDEST]
+    assert target_of(still(), film=DriftingIn) == LADDER[-2]
 
 
 def test_an_object_that_comes_makes_it_narrower():
-    assert target_of(appearing()) < LADDER[WIDEST]
+    assert target_of(appearing()) < LADDER[-2]
 
 
 def test_the_halves_that_tell_have_no_noise_in_common_and_are_symmetric_in_time():
