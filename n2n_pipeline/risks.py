@@ -4,9 +4,11 @@ For each held-out frame t, an estimate made from W frames around it is compared 
 
     Q(W) = mean over t of E(estimate from W frames around t, without t - frame t)² - noise variance of a frame,
 
-in which blur and noise both count. The quick estimator is the mean of the window after a Gaussian filter, of
-several widths, since what follows the average (a network) also trades detail for noise. A trained network can be
-scored in its place: half of the frames, and the other half, denoised and averaged, as `denoise` does.
+in which blur and noise both count. Frames are laid over each other by whole pixels, so an estimate is moved by
+what was rounded off to where frame t has the scene, as denoised frames are. The quick estimator is the mean of the
+window after a Gaussian filter, of several widths, since what follows the average (a network) also trades detail
+for noise. A trained network can be scored in its place: half of the frames, and the other half, denoised and
+averaged, as `denoise` does.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from n2n_pipeline.errors import Stopped
 from n2n_pipeline.filling import fill_unseen
 from n2n_pipeline.halving import window_frames
 from n2n_pipeline.ladder import level_frames, split_around
+from n2n_pipeline.placing import move, offset_of
 from n2n_pipeline.progress import progress
 from n2n_pipeline.records import stop_requested
 from n2n_pipeline.shifted import Ints, ShiftedFrames, whole_shifts
@@ -112,17 +115,32 @@ def measure_risks(
     )
 
 
-def combine_estimates(risks: Risks) -> Floats:
-    """Return the ``(t,)`` risks of the best weighted sum of all estimates, over all windows and filters.
+def judge_all_windows(risks: Risks) -> Floats:
+    """Return the ``(t,)`` risks of a linear stand-in for a network that sees all windows at once.
+
+    It is the best weighted sum of all estimates, over all windows and filters. What that takes off the risk of the
+    best weighted sum of one window's estimates is taken off the risk of the best single estimate: filters weighed
+    together sharpen as no Gaussian does, which has nothing to do with windows.
+    """
+    single = risks.risk.reshape(len(risks.risk), -1)
+    alone = [combine_estimates(risks, number) for number in range(risks.risk.shape[1])]
+    return single[:, single.mean(axis=0).argmin()] + combine_estimates(risks) - min(alone, key=np.mean)
+
+
+def combine_estimates(risks: Risks, number: int | None = None) -> Floats:
+    """Return the ``(t,)`` risks of the best weighted sum of the estimates from one window, or from all.
 
     The weights are the same at every pixel, and are fitted by least squares to the other frames that are held out.
-    It is a linear stand-in for a network that sees all windows at once.
     """
     if risks.moments is None:
         raise ValueError("risks were given without moments")
+    n_windows, n_estimates = risks.risk.shape[1:]
+    first, last = (0, n_windows) if number is None else (number, number + 1)
+    used = [*range(first * n_estimates, last * n_estimates), -2, -1]
+    moments = risks.moments[:, used][:, :, used]
     found = []
-    for t, own in enumerate(risks.moments):
-        others = np.delete(risks.moments, t, axis=0).sum(axis=0)
+    for t, own in enumerate(moments):
+        others = np.delete(moments, t, axis=0).sum(axis=0)
         square, with_frame = others[:-1, :-1], others[:-1, -1]
         ridge = RIDGE * np.trace(square) / len(square) * np.eye(len(square))
         weights = np.linalg.solve(square + ridge, with_frame)
@@ -187,7 +205,8 @@ def _score_frame(
     signal = pixels = np.empty(0)
     n_frames = movie.store.info.shape[0]
     spans = [window_frames(n_frames, t, window + 1) for window in windows]
-    for total, count in _growing_sums(movie, t, spans, region, _split_nearest(n_frames, t)):
+    sums = _growing_sums(movie, t, spans, region, _split_nearest(n_frames, t))
+    for span, (total, count) in zip(spans, sums, strict=True):
         if not risks:  # what the smallest window sees, the others see too
             seen = valid & (count.sum(axis=0) > 0)
             pixels = _sum_fields(seen)
@@ -197,10 +216,18 @@ def _score_frame(
         of_window = products[len(risks) * len(estimators) :]
         risks.append([])
         for estimate, row in zip(estimators, of_window, strict=False):
-            guess = estimate(total, count)
+            guess = _place(movie, t, [f for f in span if f != t], estimate(total, count))
             risks[-1].append(_sum_fields(guess * (guess - 2.0 * frame) * seen))
             row[:] = guess[seen] - movie.typical_value
     return _Score(np.array(risks), signal, pixels, (products @ products.T)[..., None].astype(np.float64))
+
+
+def _place(movie: CorrectedMovie, t: int, members: Sequence[int], guess: Floats) -> Floats:
+    """Move an estimate to where frame t has the scene, as denoised frames are."""
+    by = offset_of(movie, t, members, "camera")
+    if not by.any():
+        return guess
+    return np.asarray(movie.typical_value + move((guess - movie.typical_value).astype(np.float32), by), np.float64)
 
 
 def score_ladder(movie: CorrectedMovie, denoiser: Denoiser, frames: Sequence[int]) -> Floats:
@@ -214,14 +241,20 @@ def score_ladder(movie: CorrectedMovie, denoiser: Denoiser, frames: Sequence[int
             spans, is_even = [level_frames(n_frames, t, window) for window in ladder], split_around(n_frames, t)
             for region in regions:
                 sums = list(_growing_sums(movie, t, spans, region, is_even))
-                total += _score_levels(movie, t, region, denoiser, sums)
+                members = [[f for f in spans[-1] if f != t and is_even[f] == even] for even in (True, False)]
+                total += _score_levels(movie, t, region, denoiser, sums, members)
             found.append(total[0] / max(total[1], 1))
             advance(1)
     return np.array(found)
 
 
 def _score_levels(
-    movie: CorrectedMovie, t: int, region: Region, denoiser: Denoiser, sums: Sequence[tuple[Floats, Ints]]
+    movie: CorrectedMovie,
+    t: int,
+    region: Region,
+    denoiser: Denoiser,
+    sums: Sequence[tuple[Floats, Ints]],
+    members: Sequence[Sequence[int]],
 ) -> Floats:
     """Return the summed risk of frame t in a region, and its number of pixels."""
     frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
@@ -230,7 +263,8 @@ def _score_levels(
         for total, count in sums
     ]
     counts = np.stack([count for _, count in sums], axis=1).astype(np.float32)
-    guess = denoiser(np.stack(filled, axis=1), counts).mean(axis=0, dtype=np.float64)
+    halves = denoiser(np.stack(filled, axis=1), counts).astype(np.float64)
+    guess = np.mean([_place(movie, t, *half) for half in zip(members, halves, strict=True)], axis=0)
     seen = valid & (counts[:, 0].sum(axis=0) > 0)
     return np.array([(guess * (guess - 2.0 * frame))[seen].sum(), seen.sum()])
 

@@ -29,9 +29,9 @@ from n2n_pipeline.plots import sweep_plot
 from n2n_pipeline.risks import (
     FILTERS_PX,
     Risks,
-    combine_estimates,
     denoise_halves,
     filter_mean,
+    judge_all_windows,
     measure_risks,
     score_ladder,
 )
@@ -68,11 +68,11 @@ def sweep_windows(
         ``filter_px``, the Gaussian width that went with it (None for a network); ``scores``, a list of ``window``,
         ``filter_px``, ``risk``, ``low`` and ``high`` (squared units of the movie, bootstrap interval of 95 % of
         the difference from the best); ``as_good``, the windows that the interval does not tell from the best;
-        ``all``, ``risk``, ``low`` and ``high`` of all windows at once: of the best weighted sum of all averages,
-        or of a network of a ladder; ``fields``, parts of the image of up to 64 by 64 px (``y``, ``x``, first and
-        the one after the last) and the ``window`` of each, another than that of all where it is better by three
-        standard errors; ``diagnostics``, whether the movie is fit for Noise2Noise, as ``check``, ``verdict``,
-        ``sentence``.
+        ``all``, ``risk``, ``low`` and ``high`` of all windows at once: of weighted sums of their averages, see
+        `judge_all_windows`, or of a network of a ladder; ``fields``, parts of the image of up to 64 by 64 px
+        (``y``, ``x``, first and the one after the last) and the ``window`` of each, another than that of all where
+        it is better by three standard errors; ``diagnostics``, whether the movie is fit for Noise2Noise, as
+        ``check``, ``verdict``, ``sentence``.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def compare_windows(path: Path, config: SweepConfig, denoiser: Denoiser | None =
     if denoiser is not None:
         at_once: Floats | None = score_ladder(movie, denoiser, frames)
     else:
-        at_once = combine_estimates(risks) if len(frames) > 1 else None
+        at_once = judge_all_windows(risks) if len(frames) > 1 else None
     return choose_window(risks, windows, FILTERS_PX, at_once)
 
 

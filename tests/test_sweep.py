@@ -60,6 +60,18 @@ def true_errors(movie, windows, shifts=None):
     return np.array(errors)
 
 
+def test_a_movie_with_sharp_edges_that_drifted_by_fractions_of_a_pixel_is_best_averaged_whole(tmp_path):
+    drift = np.outer(np.arange(32), (0.31, 0.21))
+    rows, cols = (np.arange(128) - moved[:, None] for moved in drift.T)
+    edges = np.tanh(3 * np.sin(rows / 5))[:, :, None] * np.tanh(3 * np.sin(cols / 7))[:, None]  # 3 px wide
+    counts = np.random.default_rng(0).poisson(4 + 2 * edges).astype(np.uint16)
+    store = write_movie(tmp_path / "movie.zarr", counts).path
+    assert sweep_windows(store)["window"] < 16
+    write_shifts(store, Shifts(drift, np.ones(32)))
+    result = sweep_windows(store)
+    assert result["window"] == result["use"] == 32
+
+
 @pytest.mark.parametrize(
     ("what", "options"),
     [

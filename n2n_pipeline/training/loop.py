@@ -33,6 +33,7 @@ from n2n_pipeline.training.gradients import GradientThreads
 from n2n_pipeline.training.losses import find_changes, weighted_loss
 from n2n_pipeline.training.patches import PatchSampler
 from n2n_pipeline.training.state import TrainingState, copy_into, drop_older, load_state, save_state
+from n2n_pipeline.training.steadiness import is_still
 from n2n_pipeline.training.validation import Scores, ValidationSet, score
 
 WARM_UP = 0.03
@@ -291,6 +292,6 @@ class Trainer:
         inputs = stack_channels(values, counts, card)
         with autocast(self.ranks.device, self.dtype):
             output = self.state.network(inputs)[:, 0]
-        if card.ladder:
+        if card.ladder and not is_still(card.target, card.ladder):
             weight = weight * (1 + find_changes(inputs)) / 2
         return weighted_loss(config.loss, output, (target - card.mean) / card.scale, weight, self.progress)

@@ -12,8 +12,9 @@ from torch.nn.functional import avg_pool2d, interpolate
 from n2n_pipeline.config import Loss
 
 L0_EPSILON = 1e-8
-CHANGE_PX = 17
-"""Side of the squares over which levels of a ladder are compared: a faint change shows in the mean of many."""
+CELL_PX = 4
+CHANGE_CELLS = 5
+"""Side, in cells, of the squares over which levels of a ladder are compared: faint changes show in many pixels."""
 
 
 def weighted_loss(kind: Loss, output: Tensor, target: Tensor, weight: Tensor, progress: float) -> Tensor:
@@ -51,12 +52,11 @@ def find_changes(inputs: Tensor) -> Tensor:
     Returns
     -------
     torch.Tensor
-        ``(n, y, x)``: differences, averaged over `CHANGE_PX` about every fourth pixel, squared, in units of the
+        ``(n, y, x)``: differences, averaged over `CHANGE_CELLS` about every cell, squared, in units of the
         squares' mean over the image; of all levels that differ at all, the mean.
     """
-    size, step, end = CHANGE_PX, CHANGE_PX // 4, CHANGE_PX // 2
-    rows = avg_pool2d(inputs[:, :-1], (size, 1), (step, 1), (end, 0), count_include_pad=False)
-    squares = avg_pool2d(rows, (1, size), (1, step), (0, end), count_include_pad=False).square()
+    cells = avg_pool2d(inputs[:, :-1], CELL_PX, ceil_mode=True)
+    squares = avg_pool2d(cells, CHANGE_CELLS, 1, CHANGE_CELLS // 2, count_include_pad=False).square()
     sizes = squares.mean((2, 3), keepdim=True)
     relative = squares / sizes.where(sizes > 0, 1.0)
     found = relative.sum(1, keepdim=True) / (sizes > 0).sum(1, keepdim=True).clamp(min=1)

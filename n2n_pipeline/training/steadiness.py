@@ -64,6 +64,11 @@ def choose_targets(samples: Sequence[tuple[Levels, Levels]], windows: Sequence[i
     return Targets(windows[max(longest - 1, 0)], windows[longest])
 
 
+def is_still(target: int, windows: Sequence[int]) -> bool:
+    """Tell whether a target is as wide as those of a movie of which no level surely blurs anything."""
+    return target >= windows[max(len(windows) - 2, 0)]
+
+
 def _blur(even: Levels, odd: Levels) -> Floats:
     """Return ``(step,)``: the mean square by which levels blur, over that of the noise of the longest."""
     # Mirrored at the ends, squares hold pixels twice.
