@@ -40,7 +40,7 @@ from n2n_pipeline.config import DenoiseConfig, IngestConfig, RunConfig, TrainCon
 from n2n_pipeline.device import set_threads
 from n2n_pipeline.geometry import spread_evenly
 from n2n_pipeline.inference.denoise import denoise_store
-from n2n_pipeline.ladder import LADDER
+from n2n_pipeline.ladder import ladder_for
 from n2n_pipeline.pictures import contact_sheet
 from n2n_pipeline.plots import Frame, Line, line_plot
 from n2n_pipeline.progress import set_quiet
@@ -232,7 +232,8 @@ def measure_cost(folder: Path, scratch: Path) -> Json:
         if drift == "aligned":
             n2n.align(store)
         output = scratch / "out.zarr"
-        windows = [*(min(window, n_frames) for window in LADDER), LADDER]
+        ladder = ladder_for(n_frames)
+        windows = [*(min(window, n_frames) for window in ladder), ladder]
         halves = take_turns([partial(average, store, window) for window in windows], ROUNDS)
         denoising = [partial(denoise_store, store, model, output, PLAIN, "cpu", True) for model in models.values()]
         found[drift] = {

@@ -120,7 +120,7 @@ class TrainConfig(Settings):
     a ladder of windows at once, and chooses among them pixel by pixel. ``auto`` takes that where the sweep is sure
     that it predicts better than any one window."""
     target: Literal["auto"] | Annotated[int, Field(ge=3)] = "auto"
-    """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17, 33 or 95. A wider
+    """With ``all``: frames about an output frame whose other half is to be predicted, 5, 9, 17 or 33. A wider
     target is less noisy to learn from, and blurs what changes within it. ``auto``: 5, 9, 17 or 33, by how much
     longer averages of the movie blur."""
     held_out_frames: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"

@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 LADDER = (5, 9, 17, 33, 95)
-"""The windows of all movies; a level that reaches beyond a short movie's ends holds all of it."""
+"""The windows of long movies; see `ladder_for`."""
 BLOCK = 2048  # pixels at a time
 
 
@@ -43,6 +43,18 @@ def check_ladder(windows: Sequence[int]) -> None:
     rising = all(low < high for low, high in itertools.pairwise(windows))
     if not windows or not rising or windows[0] < 3 or any(window % 2 == 0 for window in windows):
         raise ValueError(f"windows are {list(windows)}, but a ladder's are ascending odd numbers from 3")
+
+
+def ladder_for(n_frames: int) -> tuple[int, ...]:
+    """Return the windows for a movie: `LADDER`, its longest stretched to hold all of a short movie from any frame.
+
+    Examples
+    --------
+    >>> ladder_for(48), ladder_for(64), ladder_for(1000)
+    ((5, 9, 17, 33, 95), (5, 9, 17, 33, 127), (5, 9, 17, 33, 95))
+    """
+    *others, longest = LADDER
+    return (*others, max(longest, 2 * n_frames - 1) if n_frames <= longest else longest)
 
 
 def level_frames(n_frames: int, t: int, window: int) -> range:

@@ -14,7 +14,7 @@ import n2n_pipeline as n2n
 from n2n_pipeline.averages import read_ladder, read_pairs
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.halving import Halves
-from n2n_pipeline.ladder import Ladder, check_ladder, level_frames, split_around
+from n2n_pipeline.ladder import LADDER, Ladder, check_ladder, ladder_for, level_frames, split_around
 from n2n_pipeline.shifted import ShiftedFrames, whole_shifts
 
 LADDERS = ((3,), (5, 9, 17), (3, 7, 13, 21), (5, 9, 17, 33, 65))
@@ -61,6 +61,14 @@ def test_every_level_is_what_a_plain_loop_gives(case, frame_of_reference):
             np.testing.assert_array_equal(pair[2 + half][t], count)
             np.testing.assert_allclose(pair[half][t][count > 0], expected[count > 0], rtol=1e-6, atol=1e-6)
             assert np.isfinite(pair[half][t]).all()
+
+
+@pytest.mark.parametrize("n_frames", [2, 48, 49, 64, 95])
+def test_the_longest_level_of_a_short_movie_holds_all_of_it_from_any_frame(n_frames):
+    windows = ladder_for(n_frames)
+    check_ladder(windows)
+    assert all(level_frames(n_frames, t, windows[-1]) == range(n_frames) for t in (0, n_frames // 2, n_frames - 1))
+    assert ladder_for(96) == LADDER
 
 
 @given(n_frames=st.integers(2, 80), windows=st.sampled_from(LADDERS), seed=st.integers(0, 99))

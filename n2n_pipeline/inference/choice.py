@@ -108,8 +108,8 @@ def _frames_at_once(denoiser: Denoiser, inputs: Inputs, tile_px: int, budget: in
 
 def _reading_bytes(inputs: Inputs) -> tuple[int, int]:
     """Return the bytes per pixel of a tile that a window's frames take, and what is made of them for a frame."""
-    frames, levels = (inputs.ladder[-1], len(inputs.ladder)) if inputs.ladder else (inputs.window, 1)
-    return 4 * frames, READING_BYTES * levels
+    longest, levels = (inputs.ladder[-1], len(inputs.ladder)) if inputs.ladder else (inputs.window, 1)
+    return 4 * min(longest, inputs.movie.store.info.shape[0]), READING_BYTES * levels
 
 
 def _affordable_passes(denoiser: Denoiser, n_pixels: int) -> Passes:

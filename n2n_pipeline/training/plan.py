@@ -23,7 +23,7 @@ from n2n_pipeline.device import autocast_dtype, choose_device, set_threads
 from n2n_pipeline.errors import ExitCode, InputError
 from n2n_pipeline.files import digest_file, digest_json
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.ladder import LADDER
+from n2n_pipeline.ladder import ladder_for
 from n2n_pipeline.manifest import SHIFTS, content_digest
 from n2n_pipeline.metrics.noise import clipped_deviation
 from n2n_pipeline.model import stride
@@ -318,7 +318,7 @@ def _choose_windows(movies: Movies, config: RunConfig) -> tuple[tuple[int, ...],
     if wanted == "auto":
         wanted = window_to_use(sweep_windows(movies.first_store, config.sweep), config)
     if wanted == "all":
-        return _choose_ladder(config)
+        return _choose_ladder(config, max(movie.n_frames for movie in movies.frames))
     windows = (wanted,) if isinstance(wanted, int) else tuple(sorted(set(wanted)))
     shortest = min(movies.frames, key=lambda movie: movie.n_frames)
     held_out = max(map(len, movies.held_out.values()), default=0)
@@ -338,11 +338,11 @@ def window_to_use(found: dict[str, Any], config: RunConfig) -> int | Literal["al
     return use
 
 
-def _choose_ladder(config: RunConfig) -> tuple[tuple[int, ...], int]:
-    """Return the windows of the ladder to start from, or those of any other, and the frames of the target."""
+def _choose_ladder(config: RunConfig, n_frames: int) -> tuple[tuple[int, ...], int]:
+    """Return the windows of the ladder to start from, or those for such a movie, and the frames of the target."""
     init = config.train.init
     started = load_model(init).card.ladder if isinstance(init, Path) else ()
-    ladder = started or LADDER
+    ladder = started or ladder_for(n_frames)
     target = ladder[0] if config.train.target == "auto" else config.train.target
     if target not in ladder:
         wanted = f"{target} is not one of {', '.join(map(str, ladder))} frames"
