@@ -60,16 +60,27 @@ def true_errors(movie, windows, shifts=None):
     return np.array(errors)
 
 
-def test_a_movie_with_sharp_edges_that_drifted_by_fractions_of_a_pixel_is_best_averaged_whole(tmp_path):
-    drift = np.outer(np.arange(32), (0.31, 0.21))
+def _store_sharp_edges(path, drift, dose):
     rows, cols = (np.arange(128) - moved[:, None] for moved in drift.T)
     edges = np.tanh(3 * np.sin(rows / 5))[:, :, None] * np.tanh(3 * np.sin(cols / 7))[:, None]  # 3 px wide
-    counts = np.random.default_rng(0).poisson(4 + 2 * edges).astype(np.uint16)
-    store = write_movie(tmp_path / "movie.zarr", counts).path
+    return write_movie(path, np.random.default_rng(0).poisson(dose * (1 + edges / 2)).astype(np.uint16)).path
+
+
+def test_sharp_edges_that_drifted_slowly_and_were_aligned_are_best_averaged_over_all_frames(tmp_path):
+    """Where whole pixels of drift put them, some twenty frames lie half a pixel from the next."""
+    drift = np.outer(np.arange(32), (0.06, 0.04))
+    store = _store_sharp_edges(tmp_path / "movie.zarr", drift, dose=20)
     assert sweep_windows(store)["window"] < 16
     write_shifts(store, Shifts(drift, np.ones(32)))
-    result = sweep_windows(store)
-    assert result["window"] == result["use"] == 32
+    assert sweep_windows(store)["window"] == 32
+
+
+def test_that_filters_weighed_together_sharpen_is_no_reason_for_all_windows_at_once(tmp_path):
+    drift = np.outer(np.arange(32), (0.31, 0.21))
+    store = _store_sharp_edges(tmp_path / "movie.zarr", drift, dose=4)
+    assert sweep_windows(store)["use"] == "all"
+    write_shifts(store, Shifts(drift, np.ones(32)))
+    assert sweep_windows(store)["use"] == 32
 
 
 @pytest.mark.parametrize(
