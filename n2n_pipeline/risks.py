@@ -224,7 +224,7 @@ def _score_frame(
 
 def _place(movie: CorrectedMovie, t: int, members: Sequence[int], guess: Floats) -> Floats:
     """Move an estimate to where frame t has the scene, as denoised frames are."""
-    by = offset_of(movie, t, members, "camera")
+    by = offset_of(movie, t, members, "camera") if members else np.zeros(2)
     if not by.any():
         return guess
     return np.asarray(movie.typical_value + move((guess - movie.typical_value).astype(np.float32), by), np.float64)

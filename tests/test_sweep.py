@@ -227,6 +227,9 @@ def test_a_network_of_a_ladder_is_not_shown_the_frame_that_it_predicts(stored):
     assert score_ladder(store, Mean(), [4])[0] == 0  # 0² - 2 · 0 · 1000
     # One of the four frames about frame 3, in one of two halves: a guess of 250 of a frame of 0.
     np.testing.assert_allclose(score_ladder(store, Mean(), [3]), [250.0**2])
+    store = CorrectedMovie(_stored_in_memory(counts[4:6]))
+    # Of two frames one half sees nothing, and is filled with what is typical.
+    np.testing.assert_allclose(score_ladder(store, Mean(), [1]), [((1000 + store.typical_value) / 2) ** 2])
 
 
 def test_too_few_frames_are_refused(stored):
