@@ -60,9 +60,7 @@ class Prepared(NamedTuple):
     def place(self, frames: Floats, window: int) -> Floats:
         """Move what was made of averages over windows to where each of the scored frames has the scene."""
         movie = self.corrected()
-        windows = (window_frames(movie.store.info.shape[0], t, window) for t in self.scored)
-        offsets = (offset_of(movie, t, held, "camera") for t, held in zip(self.scored, windows, strict=True))
-        return np.stack([move(frame, by) for frame, by in zip(frames, offsets, strict=True)])
+        return np.stack([place(movie, t, window, frame) for t, frame in zip(self.scored, frames, strict=True)])
 
     def corrected(self) -> CorrectedMovie:
         """Open the movie."""
@@ -75,6 +73,12 @@ class Prepared(NamedTuple):
     def pixel_size(self) -> float | None:
         """Return Å per pixel."""
         return open_store(self.store).info.pixel_size
+
+
+def place(movie: CorrectedMovie, t: int, window: int, image: Floats) -> Floats:
+    """Move what was made of an average over frame t's window to where that has the scene."""
+    members = window_frames(movie.store.info.shape[0], t, window)
+    return move(image, offset_of(movie, t, members, "camera"))
 
 
 def prepare(folder: Path, work: Path) -> Prepared:

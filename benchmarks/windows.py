@@ -36,6 +36,7 @@ import mrcfile
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from prepared import place
 from scipy import ndimage
 
 import n2n_pipeline as n2n
@@ -44,9 +45,7 @@ from n2n_pipeline.checkpoint import load_model
 from n2n_pipeline.config import IngestConfig, RunConfig, SweepConfig, TrainConfig
 from n2n_pipeline.corrections import CorrectedMovie
 from n2n_pipeline.geometry import spread_evenly
-from n2n_pipeline.halving import window_frames
 from n2n_pipeline.metrics.quality import BORDER_PX, fit_to_truth
-from n2n_pipeline.placing import move, offset_of
 from n2n_pipeline.plots import COLOURS
 from n2n_pipeline.progress import set_quiet
 from n2n_pipeline.risks import FILTERS_PX
@@ -95,13 +94,6 @@ def snr_db(estimate: Images, truth: Images) -> float:
     return float(10 * np.log10(wanted.var() / np.mean((wanted - fit_to_truth(estimate[inside], wanted)) ** 2)))
 
 
-def place(movie: CorrectedMovie, t: int, window: int, halves: tuple[Images, Images]) -> Images:
-    """Move the mean of both halves to where frame ``t`` has the scene, by what was rounded off its drift."""
-    even, odd = halves
-    members = window_frames(movie.store.info.shape[0], t, window)
-    return move((even[0] + odd[0]) / 2, offset_of(movie, t, members, "camera"))
-
-
 def score(movie: CorrectedMovie, truth: Images, window: int, estimators: list[Estimator]) -> list[Score]:
     """Score some frames' estimates from windows of one length."""
     found = []
@@ -109,7 +101,7 @@ def score(movie: CorrectedMovie, truth: Images, window: int, estimators: list[Es
         pair = read_pairs(movie, range(t, t + 1), WHOLE, window)
         halves = [estimate(pair) for estimate in estimators]
         loss = [np.mean((even - pair.odd) ** 2, dtype=np.float64) for even, _ in halves]
-        snr = [snr_db(place(movie, t, window, both), truth[t]) for both in halves]
+        snr = [snr_db(place(movie, t, window, (even[0] + odd[0]) / 2), truth[t]) for even, odd in halves]
         found.append([loss, snr])
     return [Score(float(loss), float(snr)) for loss, snr in np.mean(found, axis=0).T]
 
@@ -125,8 +117,8 @@ def stable_less_camera(movie: CorrectedMovie, truth: Images, window: int, estima
         )
         scores = []
         for frame in ("stable", "camera"):
-            pair = read_pairs(movie, range(t, t + 1), WHOLE, window, frame_of_reference=frame)
-            image = place(movie, t, window, estimate(pair))
+            even, odd = estimate(read_pairs(movie, range(t, t + 1), WHOLE, window, frame_of_reference=frame))
+            image = place(movie, t, window, (even[0] + odd[0]) / 2)
             image = np.roll(image, moved, (0, 1)) if frame == "stable" else image
             scores.append(snr_db(image[inside], truth[t][inside]))
         difference.append(scores[0] - scores[1])

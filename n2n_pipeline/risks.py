@@ -13,7 +13,7 @@ averaged, as `denoise` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise, product
 from typing import Any, NamedTuple
@@ -215,19 +215,23 @@ def _score_frame(
             products[-2], products[-1] = 1.0, frame[seen] - movie.typical_value
         of_window = products[len(risks) * len(estimators) :]
         risks.append([])
+        by = _way_to(movie, t, span)
         for estimate, row in zip(estimators, of_window, strict=False):
-            guess = _place(movie, t, [f for f in span if f != t], estimate(total, count))
+            guess = _move(estimate(total, count), by, movie.typical_value)
             risks[-1].append(_sum_fields(guess * (guess - 2.0 * frame) * seen))
             row[:] = guess[seen] - movie.typical_value
     return _Score(np.array(risks), signal, pixels, (products @ products.T)[..., None].astype(np.float64))
 
 
-def _place(movie: CorrectedMovie, t: int, members: Sequence[int], guess: Floats) -> Floats:
-    """Move an estimate to where frame t has the scene, as denoised frames are."""
-    by = offset_of(movie, t, members, "camera") if members else np.zeros(2)
-    if not by.any():
-        return guess
-    return np.asarray(movie.typical_value + move((guess - movie.typical_value).astype(np.float32), by), np.float64)
+def _way_to(movie: CorrectedMovie, t: int, frames: Iterable[int]) -> Floats:
+    """Return how far an average of frames, without frame t, has to be moved to where that has the scene."""
+    members = [f for f in frames if f != t]
+    return offset_of(movie, t, members, "camera") if members else np.zeros(2)
+
+
+def _move(guess: Floats, by: Floats, typical: float) -> Floats:
+    """Move an estimate as denoised frames are, which takes single precision: of what it is beside the typical."""
+    return np.asarray(typical + move((guess - typical).astype(np.float32), by), np.float64) if by.any() else guess
 
 
 def score_ladder(movie: CorrectedMovie, denoiser: Denoiser, frames: Sequence[int]) -> Floats:
@@ -239,10 +243,10 @@ def score_ladder(movie: CorrectedMovie, denoiser: Denoiser, frames: Sequence[int
         for t in frames:
             total = np.zeros(2)
             spans, is_even = [level_frames(n_frames, t, window) for window in ladder], split_around(n_frames, t)
+            ways = [_way_to(movie, t, [f for f in spans[-1] if is_even[f] == even]) for even in (True, False)]
             for region in regions:
                 sums = list(_growing_sums(movie, t, spans, region, is_even))
-                members = [[f for f in spans[-1] if f != t and is_even[f] == even] for even in (True, False)]
-                total += _score_levels(movie, t, region, denoiser, sums, members)
+                total += _score_levels(movie, t, region, denoiser, sums, ways)
             found.append(total[0] / max(total[1], 1))
             advance(1)
     return np.array(found)
@@ -254,7 +258,7 @@ def _score_levels(
     region: Region,
     denoiser: Denoiser,
     sums: Sequence[tuple[Floats, Ints]],
-    members: Sequence[Sequence[int]],
+    ways: Sequence[Floats],
 ) -> Floats:
     """Return the summed risk of frame t in a region, and its number of pixels."""
     frame, valid = (part[0] for part in movie.read(slice(t, t + 1), *region))
@@ -264,7 +268,8 @@ def _score_levels(
     ]
     counts = np.stack([count for _, count in sums], axis=1).astype(np.float32)
     halves = denoiser(np.stack(filled, axis=1), counts).astype(np.float64)
-    guess = np.mean([_place(movie, t, *half) for half in zip(members, halves, strict=True)], axis=0)
+    moved = [_move(half, by, movie.typical_value) for half, by in zip(halves, ways, strict=True)]
+    guess = np.mean(moved, axis=0)
     seen = valid & (counts[:, 0].sum(axis=0) > 0)
     return np.array([(guess * (guess - 2.0 * frame))[seen].sum(), seen.sum()])
 
