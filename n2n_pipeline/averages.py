@@ -14,19 +14,22 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from n2n_pipeline import buffers
+from n2n_pipeline import buffers, sides
 from n2n_pipeline.config import Frame, Split
 from n2n_pipeline.corrections import CorrectedMovie
-from n2n_pipeline.filling import FILL_REACH, fill_from_neighbours
+from n2n_pipeline.filling import FILL_REACH, fill_places
+from n2n_pipeline.geometry import round_up
 from n2n_pipeline.halving import Halves, split_window, window_frames
-from n2n_pipeline.ladder import Ladder
+from n2n_pipeline.ladder import Ladder, SideCells
 from n2n_pipeline.laying import lay_frames
 from n2n_pipeline.shifted import overlap, stable_origin, whole_shifts
+from n2n_pipeline.sides import Noise
 from n2n_pipeline.sliding import Finish, finish_sums, slide_halves, sum_members
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 class Pair(NamedTuple):
@@ -81,6 +84,7 @@ def read_ladder(
     region: tuple[slice, slice],
     windows: Sequence[int],
     frame_of_reference: Frame = "camera",
+    noise: Noise | None = None,
 ) -> Pair:
     """Average the two halves of the ladders of some consecutive output frames.
 
@@ -90,6 +94,8 @@ def read_ladder(
         As for `read_pairs`.
     windows : sequence of int
         Ascending odd numbers of frames, both halves together; see `ladder`.
+    noise : Noise, optional
+        The movie's; levels in which something came or went then keep the moment's own side, see `sides`.
 
     Returns
     -------
@@ -97,20 +103,79 @@ def read_ladder(
         ``(len(frames), len(windows), y, x)`` each.
     """
     ladder = Ladder(movie.store.info.shape[0], frames, tuple(windows))
-    return _read(movie, ladder, frames, region, frame_of_reference)
+    return _read(movie, ladder, frames, region, frame_of_reference, noise)
+
+
+def read_sides(
+    movie: CorrectedMovie, frames: range, canvas: Sequence[range], windows: Sequence[int], sided: int
+) -> tuple[sides.Half, sides.Half]:
+    """Average both halves of ladders, and over cells the frames on either side of the longest windows.
+
+    Parameters
+    ----------
+    movie, frames, windows
+        As for `read_ladder`.
+    canvas : sequence of range
+        Rows and columns, where frame 0 has them.
+    sided : int
+        How many of the windows.
+    """
+    ladder = Ladder(movie.store.info.shape[0], frames, tuple(windows))
+    grid = sides.Grid.over(canvas)
+    sums = Halves(*np.zeros((2, len(frames), 2 * sided, grid.n_cells)))
+    ladder = ladder._replace(sides=SideCells(grid.cell_of, sums))
+    even, odd, *seen = _average_canvas(movie, ladder, list(canvas), whole_shifts(movie))
+    members, of_sides = ladder.count_frames(), ladder.count_sides(sided)
+    return (
+        sides.Half(even, seen[0], members.even, grid.unfold(sums.even), of_sides.even),
+        sides.Half(odd, seen[1], members.odd, grid.unfold(sums.odd), of_sides.odd),
+    )
+
+
+def _keep_own_sides(
+    movie: CorrectedMovie, ladder: Ladder, canvas: Sequence[range], halves: Sequence[sides.Half], noise: Noise
+) -> None:
+    """Replace levels, in their own memory, by the side that the moment is on, see `sides`."""
+    for half, is_even in zip(halves, (True, False), strict=True):
+        for own in sides.find_own_sides(half, noise):
+            members = ladder.list_side(ladder.frames[own.moment], own.level, is_even, own.is_after)
+            for weights, rows, columns in own.boxes(half.values.shape[2:]):
+                place = [whole[part] for whole, part in zip(canvas, (rows, columns), strict=True)]
+                level = (
+                    half.values[own.moment, own.level, rows, columns],
+                    half.seen[own.moment, own.level, rows, columns],
+                )
+                kept = (_average_frames(movie, members, place), len(members), own.is_whole[rows, columns])
+                sides.blend(kept, weights, level)
+
+
+def _average_frames(movie: CorrectedMovie, members: Sequence[int], canvas: Sequence[range]) -> Floats:
+    """Average some frames on a rectangle of frame-0 coordinates, each pixel over those that saw it."""
+    frames = range(members[0], members[-1] + 1)
+    chosen = np.array(members) - frames.start
+    parts = [
+        values[chosen].sum(axis=0, dtype=np.float64) / np.maximum(seen[chosen].sum(axis=0), 1)
+        for _, values, seen in lay_frames(movie, frames, canvas, whole_shifts(movie)[frames.start : frames.stop])
+    ]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _read(
-    movie: CorrectedMovie, windows: _Windows, frames: range, region: tuple[slice, slice], reference: Frame
+    movie: CorrectedMovie,
+    windows: _Windows,
+    frames: range,
+    region: tuple[slice, slice],
+    reference: Frame,
+    noise: Noise | None = None,
 ) -> Pair:
     """Read ``(len(frames), level, y, x)`` averages and counts."""
-    _, *sides = movie.store.info.shape
+    _, *shape = movie.store.info.shape
     shifts = whole_shifts(movie)
-    wanted = [range(*part.indices(size)[:2]) for part, size in zip(region, sides, strict=True)]
+    wanted = [range(*part.indices(size)[:2]) for part, size in zip(region, shape, strict=True)]
     reach = fill_reach(movie)
     grown = [
         range(max(part.start - reach, 0), min(part.stop + reach, size))
-        for part, size in zip(wanted, sides, strict=True)
+        for part, size in zip(wanted, shape, strict=True)
     ]
     anchors = shifts[list(frames)] if reference == "camera" else stable_origin(shifts)[None]
     anchors = np.broadcast_to(anchors, (len(frames), 2))
@@ -118,7 +183,20 @@ def _read(
         range(part.start - int(anchors[:, axis].max()), part.stop - int(anchors[:, axis].min()))
         for axis, part in enumerate(grown)
     ]
-    averages = _average_canvas(movie, windows, canvas, shifts)
+    if noise and isinstance(windows, Ladder):
+        canvas = [
+            _on_cells(part, shifts[:, axis], size)
+            for axis, (part, size) in enumerate(zip(canvas, shape, strict=True))
+        ]
+        levels = windows._replace(windows=(sides.NEAREST, *windows.windows))
+        both = [
+            half.with_own_counts()
+            for half in read_sides(movie, frames, canvas, levels.windows, len(windows.windows) - 1)
+        ]
+        _keep_own_sides(movie, levels, canvas, both, noise)
+        averages = Pair(*(half.values[:, 1:] for half in both), *(half.seen[:, 1:] for half in both))
+    else:
+        averages = _average_canvas(movie, windows, canvas, shifts)
     places = [tuple(anchor) for anchor in anchors.tolist()]
     cuts = {
         anchor: tuple(
@@ -132,6 +210,14 @@ def _read(
     inner = (*every, *(slice(w.start - g.start, w.stop - g.start) for w, g in zip(wanted, grown, strict=True)))
     halves = [_take_half(averages, half, windows.numbers, crops, movie) for half in (0, 1)]
     return Pair(*(value[inner] for value, _ in halves), *(count[inner] for _, count in halves))
+
+
+def _on_cells(part: range, shifts: Ints, size: int) -> range:
+    """Widen one axis of a canvas by all cells that decide on its pixels, as far as any frame sees."""
+    first, last = -int(shifts.max()), size - int(shifts.min())
+    start = max(part.start - sides.SIGHT_PX, first)
+    stop = round_up(part.stop + sides.SIGHT_PX, sides.CELL_PX)
+    return range(start // sides.CELL_PX * sides.CELL_PX, min(stop, last))
 
 
 def fill_reach(movie: CorrectedMovie) -> int:
@@ -155,10 +241,11 @@ def _take_half(
     if not value.flags.writeable:
         value = value.copy()
     for averaged, seen in zip(value, count, strict=True):
-        for level, frames in enumerate(seen):
-            if frames.all():
-                break
-            fill_from_neighbours(averaged[level], frames, movie.typical_value)
+        ys, xs = np.nonzero(seen[0] == 0)
+        for average, frames in zip(averaged, seen, strict=True):
+            unseen = frames[ys, xs] == 0  # a longer window holds what a shorter one does
+            ys, xs = ys[unseen], xs[unseen]
+            fill_places(average, frames, (ys, xs), movie.typical_value)
     return value, count
 
 
@@ -204,8 +291,13 @@ class _Windows(Protocol):
         ``(row, level, p)`` averages and counts are filled in from pixel ``first`` on.
         """
 
-    def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
-        """Average raw ``(t, y, x)`` counts and correct the averages."""
+    def average_halves(
+        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, pixels: Ints
+    ) -> Halves:
+        """Average raw ``(t, y, x)`` counts and correct the averages.
+
+        Of ``(y, x)`` pixels it is told whether they are valid, and which of the canvas they are.
+        """
 
     def count_frames(self) -> Halves:
         """Return ``(row, level)`` numbers of frames, of one row where all have the same."""
@@ -253,7 +345,9 @@ class _FixedWindows(NamedTuple):
             counts[half][..., pixels] = numbers[half]
             averages[half][..., pixels] = totals[half] / np.maximum(numbers[half], 1)
 
-    def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
+    def average_halves(
+        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, pixels: Ints
+    ) -> Halves:
         even, odd = self.count_frames()
         return self._halve(counts, np.float32, Finish(int(even[0, 0]), int(odd[0, 0]), dark, gain))
 
@@ -333,10 +427,12 @@ def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range]
     if raw.counts.dtype.kind == "f" and not np.isfinite(raw.counts).all():
         return _average_moving(movie, windows, canvas, shifts)
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
-    halves = windows.average_halves(raw.counts, dark, gain)
+    pixels = np.arange(len(canvas[0]) * len(canvas[1])).reshape(len(canvas[0]), -1)[target]
+    halves = windows.average_halves(raw.counts, dark, gain, raw.valid, pixels)
     averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
     numbers = (n[:1] if (n == n[0]).all() else n for n in windows.count_frames())
-    counts = (n.astype(np.float32)[:, :, None, None] * raw.valid for n in numbers)
+    valid = raw.valid.astype(np.float32)
+    counts = (n.astype(np.float32)[:, :, None, None] * valid for n in numbers)
     pair = Pair(*averages, *counts)
     return pair if inside == place else Pair(*(_pad(part, target, canvas) for part in pair))
 

@@ -42,9 +42,15 @@ def fill_unseen(total: npt.NDArray[np.floating], count: npt.NDArray[np.integer],
 def fill_from_neighbours(average: Floats, count: Floats, typical: float) -> Floats:
     """Fill averages ``(y, x)`` where ``count`` is 0, as `fill_unseen` does, in their own memory."""
     ys, xs = np.nonzero(count == 0)
-    if len(ys):
-        average[ys, xs] = _weigh_neighbours(average, count, ys, xs, typical)
+    fill_places(average, count, (ys, xs), typical)
     return average
+
+
+def fill_places(average: Floats, count: Floats, unseen: tuple[Ints, Ints], typical: float) -> None:
+    """Fill averages ``(y, x)`` at the pixels ``unseen``, whose ``count`` is 0, from pixels whose count is not."""
+    if len(unseen[0]):
+        ys, xs = unseen
+        average[ys, xs] = _weigh_neighbours(average, count, ys, xs, typical)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -113,6 +113,8 @@ class Ladder(NamedTuple):
     """Output frames, one after another or every so many."""
     windows: tuple[int, ...]
     """Ascending odd numbers of frames."""
+    sides: SideCells | None = None
+    """Where the frames before and after the output frame are averaged, too, of some of the longest levels."""
 
     @property
     def needed(self) -> range:
@@ -137,7 +139,7 @@ class Ladder(NamedTuple):
 
     def part(self, first: int, last: int) -> Ladder:
         """Return the ladders ``first`` to ``last - 1``."""
-        return self._replace(frames=self.frames[first:last])
+        return self._replace(frames=self.frames[first:last], sides=self.sides and self.sides.part(first, last))
 
     def average_placed(self, values: Array, seen: Array, first: int, averages: Halves, counts: Halves) -> None:
         """Average both halves of every level, each pixel over the frames that saw it.
@@ -153,43 +155,110 @@ class Ladder(NamedTuple):
         averages, counts : Halves
             ``(ladder, level, p)`` float32, to be filled in, as are the numbers of frames.
         """
-        ones = np.ones((len(self.frames), len(self.windows), 1))
-        self._sum(seen, Halves(ones, ones), prepare_references(None, None), counts, first)
-        self._sum(values, counts, prepare_references(None, None), averages, first)
+        ones = np.ones((*self.rows, 1))
+        self._replace(sides=None)._sum(seen, Halves(ones, ones), prepare_references(None, None), counts, first)
+        part = slice(first, first + values.shape[1])
+        longest = (count[:, -1:] for count in self.count_frames())
+        whole = Halves(*(count[:, -1, part] == most for count, most in zip(counts, longest, strict=True)))
+        cells = self.sides and _Cells(self.sides.cell_of[part], whole, self.sides.sums)
+        self._sum(values, counts, prepare_references(None, None), averages, first, cells)
 
-    def average_halves(self, counts: Array, dark: Array | None, gain: Array | None) -> Halves:
-        """Average both halves of every level of raw ``(t, y, x)`` counts, as ``(average - dark) * gain``."""
+    def average_halves(
+        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, pixels: Array
+    ) -> Halves:
+        """Average both halves of every level of raw ``(t, y, x)`` counts: ``(average - dark) * gain``.
+
+        Where ``(y, x)`` pixels are in the results, and which of them are valid, is of use for sides alone.
+        """
         members = Halves(*(np.maximum(count, 1.0)[:, :, None] for count in self.count_frames()))
         frames = buffers.averages.contiguous(counts).reshape(len(counts), -1)
         shape = (*self.rows, frames.shape[1])
         averages = Halves(*(buffers.averages.empty(shape, np.float32) for _ in range(2)))
-        self._sum(frames, members, prepare_references(dark, gain), averages)
+        whole = Halves(valid.reshape(1, -1), valid.reshape(1, -1))
+        cells = self.sides and _Cells(self.sides.cell_of[pixels.reshape(-1)], whole, self.sides.sums)
+        self._sum(frames, members, prepare_references(dark, gain), averages, cells=cells)
         return averages
+
+    def list_side(self, t: int, level: int, is_even: bool, is_after: bool) -> list[int]:
+        """Return the frames of a half before or after output frame ``t`` that a level holds."""
+        members = level_frames(self.n_frames, t, self.windows[level])
+        side = range(t + 1, members.stop) if is_after else range(members.start, t)
+        halves = split_around(self.n_frames, t)
+        return [frame for frame in side if halves[frame] == is_even]
 
     def count_frames(self) -> Halves:
         """Return ``(ladder, level)`` how many frames each half holds."""
-        counts = np.zeros((2, len(self.frames), len(self.windows)), np.int64)
-        for row, t in enumerate(self.frames):
+        return self._count(
+            [[level_frames(self.n_frames, t, window) for window in self.windows] for t in self.frames]
+        )
+
+    def count_sides(self, sided: int) -> Halves:
+        """Return ``(ladder, side)`` how many frames are before and after, by turns, in the longest levels."""
+        spans = [[level_frames(self.n_frames, t, window) for window in self.windows[-sided:]] for t in self.frames]
+        return self._count(
+            [
+                [side for one in levels for side in (range(one.start, t), range(t + 1, one.stop))]
+                for t, levels in zip(self.frames, spans, strict=True)
+            ]
+        )
+
+    def _count(self, spans: Sequence[Sequence[range]]) -> Halves:
+        """Count the frames of spans about each output frame that are in either half."""
+        counts = np.zeros((2, len(spans), len(spans[0])), np.int64)
+        for row, (t, members) in enumerate(zip(self.frames, spans, strict=True)):
             is_even = split_around(self.n_frames, t)
-            for level, window in enumerate(self.windows):
-                members = level_frames(self.n_frames, t, window)
-                even = int(is_even[members.start : members.stop].sum())
-                counts[:, row, level] = even, len(members) - even
+            even = [int(is_even[span.start : span.stop].sum()) for span in members]
+            counts[:, row] = even, [len(span) - n for span, n in zip(members, even, strict=True)]
         return Halves(*counts)
 
     def _sum(
-        self, frames: Array, members: Halves, references: tuple[Array, Array], halves: Halves, first: int = 0
+        self,
+        frames: Array,
+        members: Halves,
+        references: tuple[Array, Array],
+        halves: Halves,
+        first: int = 0,
+        cells: _Cells | None = None,
     ) -> None:
         # Beyond the ends of the movie a level holds nothing more.
         reaches = np.minimum(np.array(self.windows) // 2, self.n_frames - 1)
+        n_sides = cells.sums.even.shape[1] if cells else 0
         plan = _Plan(
             np.array(self.frames) - self.needed[0],
             np.array(self.frames) == self.n_frames - 1,
             reaches,
             _thue_morse(int(reaches[-1]) + 1),
+            self.count_sides(n_sides // 2) if n_sides else Halves(*np.zeros((2, len(self.frames), 0), np.int64)),
         )
-        sums = np.empty((2, BLOCK), type_of_sums(frames.dtype, self.windows[-1]))
-        _sum_levels(frames, plan, sums, (members, references), halves, first)
+        sums = np.empty((5 if n_sides else 2, BLOCK), type_of_sums(frames.dtype, self.windows[-1]))
+        _sum_levels(frames, plan, sums, (members, references), (halves, first), cells or _NO_CELLS)
+
+
+class SideCells(NamedTuple):
+    """Averages of the frames before a ladder's frame and of those after it, of cells of a canvas alone."""
+
+    cell_of: Array
+    """``(p,)`` the cell that a pixel is in."""
+    sums: Halves
+    """``(ladder, side, cell)`` over pixels that all frames of the longest level saw; before and after by turns."""
+
+    def part(self, first: int, last: int) -> SideCells:
+        """Return those of the ladders ``first`` to ``last - 1``."""
+        return self._replace(sums=Halves(*(half[first:last] for half in self.sums)))
+
+
+class _Cells(NamedTuple):
+    """Cells of the pixels that are summed."""
+
+    cell_of: Array
+    whole: Halves
+    """``(ladder, p)``, or of one for all, whether all frames of the longest level saw a pixel."""
+    sums: Halves
+
+
+_NO_CELLS = _Cells(
+    np.zeros(0, np.int32), Halves(*np.zeros((2, 1, 0), np.bool_)), Halves(*np.zeros((2, 1, 0, 0), np.float64))
+)
 
 
 class _Plan(NamedTuple):
@@ -203,50 +272,118 @@ class _Plan(NamedTuple):
     """How far each level reaches, in frames."""
     earlier_is_odd: Bools
     """Of each distance, whether the earlier frame there is in the odd half."""
+    sides: Halves
+    """``(ladder, side)`` frames of each side of the longest levels, before and after by turns."""
 
 
 @numba.njit(nogil=True, cache=True)
-def _sum_levels(
+def _sum_levels(  # noqa: PLR0915
     frames: Array,
     plan: _Plan,
     sums: Array,
     finish: tuple[Halves, tuple[Array, Array]],
-    halves: Halves,
-    begin: int,
+    target: tuple[Halves, int],
+    cells: _Cells,
 ) -> None:
-    """Sum ``(t, p)`` frames a block of pixels at a time, and write them from pixel ``begin`` of the halves on.
+    """Sum ``(t, p)`` frames a block of pixels at a time, and write them from some pixel of the target on.
 
     Sums are divided by how many frames are in them, of all pixels or of each, and corrected; see `_finish`.
+    ``sums`` has a row for each half, in which all frames are summed or, where sides are wanted, those before the
+    ladder's frame; then also one for each half's frames after it, and one for those of both sides.
     """
-    members, references = finish
-    n_frames, size = frames.shape
+    (members, references), (halves, begin) = finish, target
+    (n_frames, size), n_levels, n_sides = frames.shape, len(plan.reaches), plan.sides.even.shape[1]
     for first in range(0, size, sums.shape[1]):
         stop = min(first + sums.shape[1], size)
         even, odd = sums[0, : stop - first], sums[1, : stop - first]
-        written = slice(begin + first, begin + stop)
+        even_after, odd_after, both = even, odd, even
+        if n_sides:
+            even_after, odd_after, both = sums[2, : stop - first], sums[3, : stop - first], sums[4, : stop - first]
+        part = (slice(begin + first, begin + stop), references, first)
         for row in range(len(plan.centres)):
             t = plan.centres[row]
-            own, other = (odd, even) if plan.is_last[row] else (even, odd)
-            copy_row(frames[t, first:stop], own)
-            other[:] = 0
+            sums[:] = 0
+            if not n_sides:
+                copy_row(frames[t, first:stop], odd if plan.is_last[row] else even)
             distance = 1
-            for level in range(len(plan.reaches)):
+            for level in range(n_levels):
                 while distance <= plan.reaches[level]:
-                    before, after = (odd, even) if plan.earlier_is_odd[distance] else (even, odd)
+                    before, after = (odd, even_after) if plan.earlier_is_odd[distance] else (even, odd_after)
                     if t >= distance:
                         add_row(frames[t - distance, first:stop], before)
                     if t + distance < n_frames:
                         add_row(frames[t + distance, first:stop], after)
                     distance += 1
-                _finish(even, members.even[row, level], written, references, first, halves.even[row, level])
-                _finish(odd, members.odd[row, level], written, references, first, halves.odd[row, level])
+                if not n_sides:
+                    _finish(even, members.even[row, level], part, halves.even[row, level])
+                    _finish(odd, members.odd[row, level], part, halves.odd[row, level])
+                    continue
+                own = first if plan.is_last[row] else stop  # the frame itself is in one half
+                _add_rows(even, even_after, frames[t, first:own], both)
+                _finish(both, members.even[row, level], part, halves.even[row, level])
+                _add_rows(odd, odd_after, frames[t, own:stop], both)
+                _finish(both, members.odd[row, level], part, halves.odd[row, level])
+                side = 2 * (level - n_levels) + n_sides
+                if side >= 0:
+                    of_even = (cells.cell_of, cells.whole.even, cells.sums.even)
+                    _add_cells((even, even_after), plan.sides.even, (row, side, part), of_even)
+                    of_odd = (cells.cell_of, cells.whole.odd, cells.sums.odd)
+                    _add_cells((odd, odd_after), plan.sides.odd, (row, side, part), of_odd)
 
 
 @numba.njit(nogil=True, cache=True)
-def _finish(
-    sums: Array, members: Array, written: slice, references: tuple[Array, Array], first: int, averages: Array
+def _add_rows(one: Array, other: Array, third: Array, out: Array) -> None:
+    """Add rows, the third of which may be empty."""
+    for j in range(out.size):
+        out[j] = one[j] + other[j]
+    if third.size:
+        add_row(third, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_cells(
+    sums: tuple[Array, Array],
+    members: Array,
+    at: tuple[int, int, tuple[slice, tuple[Array, Array], int]],
+    cells: tuple[Array, Array, Array],
 ) -> None:
-    """Turn sums into averages; where pixels were seen by frames of their own, only divide."""
+    """Add the averages before the moment and after it to those of the cells that the pixels are in.
+
+    They are added pixel by pixel, so that the result does not depend on the blocks in which these come.
+    """
+    before, after = sums
+    row, side, (_, (dark, gain), first) = at
+    cell_of, whole, out = cells
+    part = slice(first, first + before.size)
+    is_whole, of_pixel = whole[row % len(whole), part], cell_of[part]
+    scales = 1 / max(members[row, side], 1), 1 / max(members[row, side + 1], 1)
+    j = 0
+    while j < before.size:
+        cell = of_pixel[j]
+        one, other = out[row, side, cell], out[row, side + 1, cell]
+        stop = j + 1
+        while stop < before.size and of_pixel[stop] == cell:
+            stop += 1
+        if dark.size:
+            for k in range(j, stop):
+                if is_whole[k]:
+                    one += (before[k] * scales[0] - dark[first + k]) * gain[first + k]
+                    other += (after[k] * scales[1] - dark[first + k]) * gain[first + k]
+        else:
+            for k in range(j, stop):
+                one += is_whole[k] * before[k] * scales[0]
+                other += is_whole[k] * after[k] * scales[1]
+        out[row, side, cell], out[row, side + 1, cell] = one, other
+        j = stop
+
+
+@numba.njit(nogil=True, cache=True)
+def _finish(sums: Array, members: Array, target: tuple[slice, tuple[Array, Array], int], averages: Array) -> None:
+    """Turn sums into averages; where pixels were seen by frames of their own, only divide.
+
+    The target is which of the averages' pixels these are, what they are corrected by, and the first of that.
+    """
+    written, references, first = target
     out = averages[written]
     if members.size == 1:
         write_average(sums, max(members[0], 1.0), references, first, out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def open_subject(output: MovieStore, movie: Path | None, model: Path | None, dev
     config = DenoiseConfig.model_validate(made.get("settings", {}))
     frame = made.get("frame_of_reference", config.frame_of_reference)
     window = None if denoiser.card.ladder else made.get("window")
-    inputs = inputs_for(CorrectedMovie(raw), denoiser.card, frame, window)
     choice = Choice.model_validate(made["choice"])
+    inputs = replace(inputs_for(CorrectedMovie(raw), denoiser.card, frame, window), noise=choice.noise)
     rows, cols = (config.region[:2], config.region[2:]) if config.region else (None, None)
     wanted = ((config.frames, "frames"), (rows, "rows"), (cols, "columns"))
     part = tuple(resolve_part(span, size, what) for (span, what), size in zip(wanted, raw.info.shape, strict=True))

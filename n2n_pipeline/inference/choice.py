@@ -13,6 +13,7 @@ from n2n_pipeline.checkpoint import Denoiser
 from n2n_pipeline.config import DenoiseConfig, NetworkConfig, Passes, TileConfig
 from n2n_pipeline.geometry import Tiling, plan_tiles
 from n2n_pipeline.inference.border import choose_border
+from n2n_pipeline.inference.changes import measure_changes
 from n2n_pipeline.inference.halo import MeasuredHalo, Sample, measure_halo, sample_tiles
 from n2n_pipeline.inference.inputs import Inputs
 from n2n_pipeline.inference.noise import is_precise
@@ -24,6 +25,7 @@ LARGEST_CORE_PX = 4096  # beyond it the halo costs next to nothing
 BAND_BYTES = 12_000  # per column of a tile and channel of the network, which works in bands of rows on a CPU
 TILE_BYTES = 40  # per pixel of a tile and channel, where it does not
 READING_BYTES = 64  # per pixel of a tile and level, for two tiles that wait, beside the window's frames
+SIDES_BYTES = 16  # per pixel of a tile and level, for the frames before the moment and those after it
 MOST_FRAMES = (8, 16)  # read together for a CPU, where more share little more, and for a GPU: all of a block
 MOST_BYTES = 3 << 28  # of what is read together: memory that was never used before takes as long as it saves
 SAMPLES = 3
@@ -59,6 +61,7 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
         passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
         device=denoiser.device.type,
         precision=_choose_precision(denoiser, inputs),
+        noise=measure_changes(inputs),
         threads=torch.get_num_threads(),
         side_by_side=inputs.has_pairs and _has_room_for_two(denoiser, columns, budget),
     )
@@ -101,15 +104,16 @@ def _frames_at_once(denoiser: Denoiser, inputs: Inputs, tile_px: int, budget: in
     """Return how many frames of a tile are read together: all of a block on a GPU, else what fits in memory."""
     if denoiser.device.type == "cuda":
         return MOST_FRAMES[1]
-    window, frame = _reading_bytes(inputs)
-    fitting = (budget // 4 - window * tile_px) // (frame * tile_px)
+    window, frame, sides = _reading_bytes(inputs)
+    fitting = (budget // 4 - window * tile_px) // ((frame + sides) * tile_px)
     return min(max(min(fitting, MOST_BYTES // (frame * tile_px)), 1), MOST_FRAMES[0])
 
 
-def _reading_bytes(inputs: Inputs) -> tuple[int, int]:
-    """Return the bytes per pixel of a tile that a window's frames take, and what is made of them for a frame."""
+def _reading_bytes(inputs: Inputs) -> tuple[int, int, int]:
+    """Return the bytes per pixel of a tile that a window's frames take, and for each frame levels, and sides."""
     longest, levels = (inputs.ladder[-1], len(inputs.ladder)) if inputs.ladder else (inputs.window, 1)
-    return 4 * min(longest, inputs.movie.store.info.shape[0]), READING_BYTES * levels
+    sides = SIDES_BYTES * levels if inputs.ladder else 0
+    return 4 * min(longest, inputs.movie.store.info.shape[0]), READING_BYTES * levels, sides
 
 
 def _affordable_passes(denoiser: Denoiser, n_pixels: int) -> Passes:

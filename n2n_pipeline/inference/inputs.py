@@ -27,6 +27,7 @@ from n2n_pipeline.halving import split_window, window_frames
 from n2n_pipeline.inference.forward import gather
 from n2n_pipeline.ladder import level_frames, split_around
 from n2n_pipeline.placing import REACH_PX, Offsets, offset_of, rounded_off
+from n2n_pipeline.sides import Noise
 from n2n_pipeline.store import MovieStore
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +55,9 @@ class Inputs:
     typical_value: float = 0.0
     """What a pixel of a single frame is given that has no neighbour either; best the network's own mean."""
     ladder: tuple[int, ...] = ()
-    """All windows, where the network sees several at once; ``window`` is then the one it was taught to predict."""
+    """All windows, where a network sees several at once; ``window`` is then the one that it predicts."""
+    noise: Noise | None = None
+    """Of a movie in which not everything moves; where it is known, a ladder's levels keep their own side."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,7 +83,7 @@ class Inputs:
     def read_halves(self, frames: range, region: tuple[slice, slice]) -> tuple[Half, Half]:
         """Read both halves of a region of some output frames."""
         if self.ladder:
-            pair = read_ladder(self.movie, frames, region, self.ladder, self.frame_of_reference)
+            pair = read_ladder(self.movie, frames, region, self.ladder, self.frame_of_reference, self.noise)
         else:
             pair = self.read_pair(frames, region)
         return Half(pair.even, pair.even_count), Half(pair.odd, pair.odd_count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,6 +190,7 @@ def plan_job(order: Order, restart: bool = False, choice: Choice | None = None) 
         choice = choose(denoiser, inputs, config, math.prod(shape)).model_copy(update={"shards": shards})
     layout = cut_layout(layout, choice.shards or layout.shards)
     fingerprint = {**settled, "choice": choice.model_dump(mode="json")}
+    inputs = replace(inputs, noise=choice.noise)
     return Job(order, inputs, as_chosen(denoiser, choice), choice, part, layout, fingerprint)
 
 

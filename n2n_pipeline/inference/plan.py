@@ -22,6 +22,7 @@ from n2n_pipeline.layout import Layout
 from n2n_pipeline.manifest import RECORDS
 from n2n_pipeline.model import stride
 from n2n_pipeline.records import Unit
+from n2n_pipeline.sides import Noise
 
 WRITING_COPIES = 4  # of a block: being filled, being rounded, being encoded, being written
 
@@ -53,6 +54,8 @@ class Choice(Settings):
     device: str
     precision: Literal["float32", "bfloat16"]
     threads: int
+    noise: Noise | None = None
+    """Of a movie in which not everything moves, for a network of a ladder."""
     side_by_side: bool = False
     """Both halves of a frame go through the network at once, each with half of the threads."""
     shards: tuple[int, int, int] | None = None

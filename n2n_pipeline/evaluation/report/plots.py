@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from n2n_pipeline.evaluation.report.scenes import (
     used_window,
 )
 from n2n_pipeline.inference.inputs import inputs_for
+from n2n_pipeline.inference.plan import Choice
 from n2n_pipeline.inference.window_map import map_frames
 from n2n_pipeline.metrics.frc import ring_power
 from n2n_pipeline.plots import (
@@ -82,7 +84,9 @@ def plot_window_map(run: Run, t: int, region: Region) -> Picture | None:
     denoiser = load_model(run.model)
     if not denoiser.card.ladder:
         return None
-    inputs = inputs_for(CorrectedMovie(run.movie), denoiser.card)
+    made = run.denoised.provenance.get("choice")
+    noise = Choice.model_validate(made).noise if made else None
+    inputs = replace(inputs_for(CorrectedMovie(run.movie), denoiser.card), noise=noise)
     frames = map_frames(denoiser, inputs, t, region)
     caption = (
         f"How many frames the network averaged at each pixel of frame {t}: as many of equal weight let through as "
