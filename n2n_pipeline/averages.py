@@ -189,10 +189,8 @@ def _read(
             for axis, (part, size) in enumerate(zip(canvas, shape, strict=True))
         ]
         levels = windows._replace(windows=(sides.NEAREST, *windows.windows))
-        both = [
-            half.with_own_counts()
-            for half in read_sides(movie, frames, canvas, levels.windows, len(windows.windows) - 1)
-        ]
+        sided = max(len(windows.windows) - sides.UNSIDED, 0)
+        both = [half.with_own_counts() for half in read_sides(movie, frames, canvas, levels.windows, sided)]
         _keep_own_sides(movie, levels, canvas, both, noise)
         averages = Pair(*(half.values[:, 1:] for half in both), *(half.seen[:, 1:] for half in both))
     else:

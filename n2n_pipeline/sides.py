@@ -28,6 +28,8 @@ Bools = npt.NDArray[np.bool_]
 
 NEAREST = 3
 """Window of the frames next to the moment, to which sides are compared."""
+UNSIDED = 2
+"""Of a ladder's windows the shortest, which reach no further than a change is known by its frame."""
 STILL_WINDOWS = (5, 9, 17)
 """Windows that tell whether everything moves: most moments have nothing that comes or goes so close."""
 STILL = 1.1
