@@ -232,11 +232,9 @@ def _compare(even: Half, odd: Half) -> list[float]:
     cells = _shrink(np.stack(shortest), is_whole)
     noise = _mean_square(cells, 0, np.array([even.frames[0, 0], odd.frames[0, 0]]))
     changes = [
-        [
-            _mean_square(_shrink(half.sides[0], half.is_whole(0)), row, half.of_sides[0])
-            for row in range(0, half.sides.shape[1], 2)
-        ]
+        [_mean_square(sides, row, half.of_sides[0]) for row in range(0, len(sides.values), 2)]
         for half in (even, odd)
+        for sides in [_shrink(half.sides[0], half.is_whole(0))]
     ]
     mean = float(even.values[0, 0].mean(where=is_whole)) if is_whole.any() else math.nan
     return [mean, noise, *np.mean(changes, axis=0).tolist()]
