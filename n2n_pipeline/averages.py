@@ -290,11 +290,11 @@ class _Windows(Protocol):
         """
 
     def average_halves(
-        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, pixels: Ints
+        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, part: tuple[slice, ...]
     ) -> Halves:
         """Average raw ``(t, y, x)`` counts and correct the averages.
 
-        Of ``(y, x)`` pixels it is told whether they are valid, and which of the canvas they are.
+        Of ``(y, x)`` pixels it is told whether they are valid, and which part of the canvas they are.
         """
 
     def count_frames(self) -> Halves:
@@ -344,7 +344,7 @@ class _FixedWindows(NamedTuple):
             averages[half][..., pixels] = totals[half] / np.maximum(numbers[half], 1)
 
     def average_halves(
-        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, pixels: Ints
+        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, part: tuple[slice, ...]
     ) -> Halves:
         even, odd = self.count_frames()
         return self._halve(counts, np.float32, Finish(int(even[0, 0]), int(odd[0, 0]), dark, gain))
@@ -425,8 +425,7 @@ def _average_still(movie: CorrectedMovie, windows: _Windows, canvas: list[range]
     if raw.counts.dtype.kind == "f" and not np.isfinite(raw.counts).all():
         return _average_moving(movie, windows, canvas, shifts)
     dark, gain = (None if part is None else part.reshape(-1) for part in (raw.dark, raw.gain))
-    pixels = np.arange(len(canvas[0]) * len(canvas[1])).reshape(len(canvas[0]), -1)[target]
-    halves = windows.average_halves(raw.counts, dark, gain, raw.valid, pixels)
+    halves = windows.average_halves(raw.counts, dark, gain, raw.valid, target)
     averages = (half.reshape(*half.shape[:2], *raw.valid.shape) for half in halves)
     numbers = (n[:1] if (n == n[0]).all() else n for n in windows.count_frames())
     valid = raw.valid.astype(np.float32)

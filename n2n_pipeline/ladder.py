@@ -160,22 +160,22 @@ class Ladder(NamedTuple):
         part = slice(first, first + values.shape[1])
         longest = (count[:, -1:] for count in self.count_frames())
         whole = Halves(*(count[:, -1, part] == most for count, most in zip(counts, longest, strict=True)))
-        cells = self.sides and _Cells(self.sides.cell_of[part], whole, self.sides.sums)
+        cells = self.sides and _Cells(self.sides.cell_of.reshape(-1)[part], whole, self.sides.sums)
         self._sum(values, counts, prepare_references(None, None), averages, first, cells)
 
     def average_halves(
-        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, pixels: Array
+        self, counts: Array, dark: Array | None, gain: Array | None, valid: Bools, part: tuple[slice, ...]
     ) -> Halves:
         """Average both halves of every level of raw ``(t, y, x)`` counts: ``(average - dark) * gain``.
 
-        Where ``(y, x)`` pixels are in the results, and which of them are valid, is of use for sides alone.
+        Which part of the canvas they are ``(y, x)``, and which of them are valid, is of use for sides alone.
         """
         members = Halves(*(np.maximum(count, 1.0)[:, :, None] for count in self.count_frames()))
         frames = buffers.averages.contiguous(counts).reshape(len(counts), -1)
         shape = (*self.rows, frames.shape[1])
         averages = Halves(*(buffers.averages.empty(shape, np.float32) for _ in range(2)))
         whole = Halves(valid.reshape(1, -1), valid.reshape(1, -1))
-        cells = self.sides and _Cells(self.sides.cell_of[pixels.reshape(-1)], whole, self.sides.sums)
+        cells = self.sides and _Cells(self.sides.cell_of[part].reshape(-1), whole, self.sides.sums)
         self._sum(frames, members, prepare_references(dark, gain), averages, cells=cells)
         return averages
 
@@ -238,7 +238,7 @@ class SideCells(NamedTuple):
     """Averages of the frames before a ladder's frame and of those after it, of cells of a canvas alone."""
 
     cell_of: Array
-    """``(p,)`` the cell that a pixel is in."""
+    """``(y, x)`` the cell that a pixel of the canvas is in."""
     sums: Halves
     """``(ladder, side, cell)`` over pixels that all frames of the longest level saw; before and after by turns."""
 

@@ -88,7 +88,7 @@ class Grid(NamedTuple):
     """A canvas's cells."""
 
     cell_of: Array
-    """``(p,)`` the cell that each pixel is in."""
+    """``(y, x)`` the cell that each pixel is in."""
     shape: tuple[int, int]
     """``(y, x)`` cells."""
 
@@ -97,7 +97,7 @@ class Grid(NamedTuple):
         """Lay cells over a canvas from its first pixel on."""
         height, width = (-(-len(axis) // CELL_PX) for axis in canvas)
         rows, columns = (np.arange(len(axis), dtype=np.int32) // CELL_PX for axis in canvas)
-        return cls((rows[:, None] * np.int32(width) + columns).reshape(-1), (height, width))
+        return cls(rows[:, None] * np.int32(width) + columns, (height, width))
 
     @property
     def n_cells(self) -> int:
