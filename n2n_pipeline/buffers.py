@@ -2,7 +2,7 @@
 
 The C library maps a large block anew each time, and the system zeroes its pages one by one as they are written:
 for the averages of a window that costs several times what computing them does. Here an array's memory comes back
-when its last view is gone, and the next array of that size takes it.
+when its last view is gone, and the next array of about that size takes it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Pool:
         n_bytes = math.prod(shape) * wanted.itemsize
         if not LEAST_BYTES <= n_bytes <= self._most_bytes:
             return np.empty(shape, wanted)
-        return np.asarray(_Loan(self._free, self._take(n_bytes))).view(wanted).reshape(shape)
+        memory = self._take(_round_up_size(n_bytes))
+        return np.asarray(_Loan(self._free, memory))[:n_bytes].view(wanted).reshape(shape)
 
     def contiguous(self, array: Array) -> Array:
         """Return an array in one piece: itself, or a copy."""
@@ -97,6 +98,15 @@ class Pool:
                 return memory
             self._free.appendleft(memory)
         return np.empty(n_bytes, np.uint8)
+
+
+def _round_up_size(n_bytes: int) -> int:
+    """Return a size that arrays of almost as many bytes have, too: one of eight between powers of two.
+
+    Where a scene drifts, blocks of a movie differ by a few rows and columns.
+    """
+    step = 1 << max(n_bytes.bit_length() - 4, 0)
+    return -(-n_bytes // step) * step
 
 
 class _Loan:

@@ -42,7 +42,11 @@ class Half(NamedTuple):
     """``(n, y, x)``, of a ladder ``(n, level, y, x)``, in the movie's units, finite everywhere: float32, or the
     counts of a single frame as they are stored."""
     counts: Floats
-    """Frames that contributed."""
+    """Frames that contributed; NaN where they are let go."""
+
+    def without_counts(self) -> Half:
+        """Return the averages alone, which take half of the memory."""
+        return self._replace(counts=np.broadcast_to(np.float32(np.nan), self.counts.shape))
 
 
 @dataclass(frozen=True)

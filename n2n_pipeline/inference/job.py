@@ -132,7 +132,10 @@ class Job:
 
     def read(self, piece: Piece) -> tuple[Half, ...]:
         """Read what a piece needs."""
-        return self.inputs.read(piece.frames, piece.tile)
+        halves = self.inputs.read(piece.frames, piece.tile)
+        if self.inputs.ladder and WINDOW_MAP not in self.arrays:  # no one asks how many frames are in a level
+            return tuple(half.without_counts() for half in halves)
+        return halves
 
     def create_output(self) -> None:
         """Write the output's metadata, and where movie and model lie, seen from there."""
