@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
@@ -50,21 +51,23 @@ def choose(denoiser: Denoiser, inputs: Inputs, config: DenoiseConfig, n_pixels: 
     """
     tile, budget = config.tile, memory_budget(config.memory_gb)
     core = tile.core_px if isinstance(tile.core_px, int) else _largest_core(denoiser, inputs, budget)
-    measured = _choose_halo(denoiser, inputs, tile, core)
-    rows, columns = (min(core + 2 * measured.halo, side) for side in inputs.shape)
-    return Choice(
-        core_px=core,
-        halo_px=measured.halo,
-        halo_error=measured.error,
-        border_px=choose_border(denoiser, inputs),
-        frames=_frames_at_once(denoiser, inputs, rows * columns, budget),
-        passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
-        device=denoiser.device.type,
-        precision=_choose_precision(denoiser, inputs),
-        noise=measure_changes(inputs),
-        threads=torch.get_num_threads(),
-        side_by_side=inputs.has_pairs and _has_room_for_two(denoiser, columns, budget),
-    )
+    with ThreadPoolExecutor(1, "changes") as beside:  # reads while the network computes
+        changes = beside.submit(measure_changes, inputs)
+        measured = _choose_halo(denoiser, inputs, tile, core)
+        rows, columns = (min(core + 2 * measured.halo, side) for side in inputs.shape)
+        return Choice(
+            core_px=core,
+            halo_px=measured.halo,
+            halo_error=measured.error,
+            border_px=choose_border(denoiser, inputs),
+            frames=_frames_at_once(denoiser, inputs, rows * columns, budget),
+            passes=_affordable_passes(denoiser, n_pixels) if config.augment == "auto" else config.augment,
+            device=denoiser.device.type,
+            precision=_choose_precision(denoiser, inputs),
+            noise=changes.result(),
+            threads=torch.get_num_threads(),
+            side_by_side=inputs.has_pairs and _has_room_for_two(denoiser, columns, budget),
+        )
 
 
 def as_chosen(denoiser: Denoiser, choice: Choice) -> Denoiser:
